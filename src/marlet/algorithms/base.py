@@ -1,0 +1,63 @@
+"""What an algorithm is: pure functions that create, use and improve everything that training changes."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+from jaxtyping import Array, Float, Int, PyTree
+
+from marlet.errors import MarletError
+from marlet.options import check_options, option
+from marlet.types import Key, Memory, Metrics, Rollout, Spec, Step
+
+Learned = Any
+
+
+@dataclass(frozen=True)
+class Algorithm(ABC):
+    """A learning rule. A family is a frozen dataclass whose fields are its options, made with `option`.
+
+    `Learned` is one tree of arrays that holds all that training changes: networks or tables, targets, the
+    optimiser, the replay, counters. Nothing else is kept between calls, so saving it is saving everything.
+    """
+
+    envs: int = option(8, "environments stepped side by side", low=1)
+    length: int = option(25, "steps of each environment between two updates", low=1)
+
+    def __post_init__(self):
+        check_options(self)
+
+    @abstractmethod
+    def check(self, spec: Spec) -> None:
+        """Refuse an environment this rule does not fit, with the cause and the cure, before anything is compiled."""
+
+    @abstractmethod
+    def init(self, spec: Spec, *, key: Key) -> Learned:
+        """All that training changes, before training."""
+
+    @abstractmethod
+    def blank(self, learned: Learned, batch: int) -> Memory:
+        """Memories of the agents of `batch` environments at an episode's start, led by `B`; () if none."""
+
+    @abstractmethod
+    def act(
+        self, learned: Learned, memory: Memory, step: Step, *, key: Key, greedy: bool = False
+    ) -> tuple[Memory, Int[Array, "B n"] | Float[Array, "B n a"], PyTree[Array]]:
+        """The actions of all agents of all environments (every array of `step` leads with `B`), and what to note."""
+
+    @abstractmethod
+    def update(self, learned: Learned, rollout: Rollout, *, key: Key) -> tuple[Learned, Metrics]:
+        """Learn from T steps of B environments. Metrics are scalars, means over what was learned from."""
+
+
+def needs_choices(name: str, spec: Spec) -> None:
+    """Refuse continuous actions.
+
+    Raises:
+        MarletError: naming the algorithm and the cure.
+    """
+    if spec.continuous:
+        raise MarletError(
+            f"{name} chooses among discrete actions, but this environment's actions are continuous vectors of size "
+            f"{spec.num_actions}. Use the environment's discrete variant."
+        )

@@ -1,0 +1,1 @@
+"""What joins algorithms and environments: rollouts, the training loop, evaluation, placement on devices."""

@@ -1,0 +1,1 @@
+"""Environments: one file each, pure functions of their state, compiled with the learner."""

@@ -1,0 +1,1 @@
+"""What is kept of a training run, in plain files: options, metrics, checkpoints, pictures."""
