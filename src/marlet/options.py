@@ -50,9 +50,19 @@ def _check(owner: str, field: dataclasses.Field, value: Any) -> None:
         raise MarletError(f"{owner}: {field.name} is {value}, but must be {bounds} ({field.metadata['help']}).")
 
 
-def resolved(holder: Any) -> dict[str, Any]:
-    """All options of an environment or algorithm as plain values, for the run's record."""
-    return {field.name: getattr(holder, field.name) for field in dataclasses.fields(holder)}
+def describe(holder: Any) -> dict[str, Any]:
+    """An environment, algorithm or part as plain JSON values, for the run's record: its class's name and every option."""
+    return {"type": type(holder).__name__} | {
+        field.name: _plain(getattr(holder, field.name)) for field in dataclasses.fields(holder)
+    }
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return describe(value)
+    if isinstance(value, (tuple, list)):
+        return [_plain(item) for item in value]
+    return value.tolist() if hasattr(value, "tolist") else value
 
 
 def changed(holder: Any, **options: Any) -> Any:

@@ -21,6 +21,7 @@ class Algorithm(ABC):
     optimiser, the replay, counters. Nothing else is kept between calls, so saving it is saving everything.
     """
 
+    name: str = option("", "what tables and curves call it")
     envs: int = option(8, "environments stepped side by side", low=1)
     length: int = option(25, "steps of each environment between two updates", low=1)
 
@@ -49,6 +50,10 @@ class Algorithm(ABC):
     def update(self, learned: Learned, rollout: Rollout, *, key: Key) -> tuple[Learned, Metrics]:
         """Learn from T steps of B environments. Metrics are scalars, means over what was learned from."""
 
+    def tables(self, learned: Learned) -> Float[Array, "tables entries a"] | None:
+        """The action values entry by entry, where they are kept in tables: they can be drawn. None elsewhere."""
+        return None
+
 
 def needs_choices(name: str, spec: Spec) -> None:
     """Refuse continuous actions.
@@ -61,3 +66,14 @@ def needs_choices(name: str, spec: Spec) -> None:
             f"{name} chooses among discrete actions, but this environment's actions are continuous vectors of size "
             f"{spec.num_actions}. Use the environment's discrete variant."
         )
+
+
+def needs_one_team(name: str, spec: Spec, *, cure: str) -> None:
+    """Refuse agents with opposed aims where one value stands for all.
+
+    Raises:
+        MarletError: naming the algorithm, the teams and the cure.
+    """
+    teams = len(set(spec.teams))
+    if teams > 1:
+        raise MarletError(f"{name} learns one value for one team, but this environment has {teams} teams. {cure}")

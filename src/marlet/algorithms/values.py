@@ -1,0 +1,246 @@
+"""Deep Q-learning of teams: independent, summed and monotonically mixed action values, as one family."""
+
+from dataclasses import dataclass, replace
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Bool, Float, Int, PyTree
+
+from marlet.algorithms.base import Algorithm, needs_choices, needs_one_team
+from marlet.equations.choices import chosen, epsilon_greedy, masked
+from marlet.equations.returns import continues, n_step_returns
+from marlet.equations.schedules import linear
+from marlet.options import changed, option
+from marlet.parts.mixers import Apart, Mixer, Monotonic, Sum
+from marlet.parts.nets import Team, soft_update, uses_of
+from marlet.parts.replay import Replay
+from marlet.types import Key, Memory, Metrics, Rollout, Spec, Step
+
+
+class Weights(eqx.Module):
+    """What the gradient changes: the agents' networks and the mixer's own weights."""
+
+    team: Team
+    mixer: PyTree[Array]
+
+
+class Experience(eqx.Module):
+    """One sequence as the replay keeps it: what learning needs of T transitions, and the memories before them."""
+
+    obs: Float[Array, "T n d"]
+    state: Float[Array, "T s"]
+    alive: Bool[Array, "T n"]
+    action: Int[Array, "T n"]
+    reward: Float[Array, "T n"]
+    next_obs: Float[Array, "T n d"]
+    next_state: Float[Array, "T s"]
+    next_available: Bool[Array, "T n a"]
+    next_alive: Bool[Array, "T n"]
+    first: Bool[Array, " T"]
+    memory: Float[Array, "n m"]
+
+
+class Learned(eqx.Module):
+    """All that training changes."""
+
+    online: Weights
+    target: Weights
+    optimiser: optax.OptState
+    replay: Replay
+    steps: Int[Array, ""]
+    """Environment steps so far: exploration depends on it."""
+    updates: Int[Array, ""]
+
+
+@dataclass(frozen=True)
+class QLearning(Algorithm):
+    """Deep Q-learning whose agents' values are joined by a mixer, from a replay of sequences.
+
+    The target of each joined value is the n-step return of the mean reward, bootstrapped from a target network at the
+    best legal next action. Truncation bootstraps from the final step; death does not; agents that are dead are not
+    trained on.
+    """
+
+    envs: int = option(16, "environments stepped side by side", low=1)
+    length: int = option(25, "steps of each environment between two rounds of learning; the replay's sequence", low=1)
+    mixer: Mixer = option(Apart(), "how the agents' values are joined")
+    sharing: str = option("shared", "which agents use one network", choices=("shared", "own", "kinds"))
+    hidden: tuple[int, ...] = option((64, 64), "units of each hidden layer", low=1)
+    memory: int = option(0, "units of the recurrent memory (GRU); 0 for none", low=0)
+    sees_index: bool = option(True, "whether agents that share a network are told which one they are")
+    discount: float = option(0.95, "worth of a reward one step later", low=0.0, high=1.0)
+    n_step: int = option(1, "rewards summed before bootstrapping", low=1)
+    double: bool = option(True, "choose the next action by the online network, value it by the target network")
+    learning_rate: float = option(2e-3, "step size of Adam at the beginning", low=0.0)
+    learning_rate_end: float = option(2e-4, "step size of Adam at the end", low=0.0)
+    learning_rate_steps: int = option(
+        1_000_000, "environment steps over which it falls; 0: it is the end's at once", low=0
+    )
+    max_gradient: float = option(10.0, "longest gradient; longer ones are shortened to it", low=0.0)
+    batch: int = option(32, "sequences a gradient step learns from", low=1)
+    updates: int = option(1, "gradient steps after each rollout", low=1)
+    capacity: int = option(100_000, "transitions the replay holds", low=1)
+    warmup: int = option(5_000, "transitions collected before learning begins", low=0)
+    target_rate: float = option(0.01, "how far the target network moves towards the online one", low=0.0, high=1.0)
+    target_period: int = option(1, "gradient steps between two moves of the target network", low=1)
+    epsilon_start: float = option(1.0, "chance of a random action at the beginning", low=0.0, high=1.0)
+    epsilon_end: float = option(0.05, "chance of a random action at the end", low=0.0, high=1.0)
+    epsilon_steps: int = option(100_000, "environment steps over which that chance falls", low=0)
+
+    def check(self, spec: Spec) -> None:
+        needs_choices("Q-learning", spec)
+        if self.mixer.joins:
+            needs_one_team(type(self.mixer).__name__, spec, cure="Use iql, which gives each agent a value of its own.")
+
+    def init(self, spec: Spec, *, key: Key) -> Learned:
+        team_key, mixer_key = jax.random.split(key)
+        uses = uses_of(self.sharing, spec)
+        team = Team(
+            uses,
+            spec.obs_shape[0],
+            self.hidden,
+            self.memory,
+            spec.num_actions,
+            key=team_key,
+            sees_index=self.sees_index and len(set(uses)) < spec.num_agents,
+        )
+        online = Weights(team=team, mixer=self.mixer.init(spec, key=mixer_key))
+        return Learned(
+            online=online,
+            target=jax.tree.map(jnp.copy, online),
+            optimiser=self._optimiser().init(online),
+            replay=Replay.empty(self._example(spec), self._rows()),
+            steps=jnp.zeros((), jnp.int32),
+            updates=jnp.zeros((), jnp.int32),
+        )
+
+    def blank(self, learned: Learned, batch: int) -> Memory:
+        return learned.online.team.blank(batch)
+
+    def act(
+        self, learned: Learned, memory: Memory, step: Step, *, key: Key, greedy: bool = False
+    ) -> tuple[Memory, Int[Array, "B n"], tuple[()]]:
+        memory, values = learned.online.team.step(memory, step.obs)
+        epsilon = 0.0 if greedy else linear(learned.steps, self.epsilon_start, self.epsilon_end, self.epsilon_steps)
+        return memory, epsilon_greedy(values, step.available, epsilon, key=key), ()
+
+    def update(self, learned: Learned, rollout: Rollout, *, key: Key) -> tuple[Learned, Metrics]:
+        steps, batch = rollout.transitions.first.shape
+        learned = replace(learned, replay=learned.replay.add(_experience(rollout)), steps=learned.steps + steps * batch)
+        learning_rate = linear(learned.steps, self.learning_rate, self.learning_rate_end, self.learning_rate_steps)
+        replay, parts = learned.replay, (learned.online, learned.target, learned.optimiser, learned.updates)
+
+        def improve(parts):
+            return jax.lax.scan(
+                lambda parts, key: self._improve(parts, replay, learning_rate, key=key),
+                parts,
+                jax.random.split(key, self.updates),
+            )
+
+        def wait(parts):
+            shapes = jax.eval_shape(improve, parts)[1]
+            return parts, jax.tree.map(lambda leaf: jnp.full(leaf.shape, jnp.nan, leaf.dtype), shapes)
+
+        parts, metrics = jax.lax.cond(replay.size * steps >= self.warmup, improve, wait, parts)
+        online, target, optimiser, updates = parts
+        learned = replace(learned, online=online, target=target, optimiser=optimiser, updates=updates)
+        return learned, jax.tree.map(jnp.mean, metrics)
+
+    def _improve(self, parts, replay: Replay, learning_rate: Float[Array, ""], *, key: Key):
+        """One gradient step on sequences from the replay, and a move of the target network."""
+        online, target, optimiser, updates = parts
+        sequences = replay.sample(self.batch, key=key)
+        gradient, metrics = jax.grad(self._loss, has_aux=True)(online, target, sequences)
+        direction, optimiser = self._optimiser().update(gradient, optimiser)
+        online = jax.tree.map(lambda weight, step: weight - learning_rate * step, online, direction)
+        updates = updates + 1
+        rate = jnp.where(updates % self.target_period == 0, self.target_rate, 0.0)
+        target = soft_update(target, online, rate)
+        return (online, target, optimiser, updates), metrics | {"gradient": optax.global_norm(gradient)}
+
+    def _loss(self, online: Weights, target: Weights, sequences: Experience) -> tuple[Float[Array, ""], Metrics]:
+        """The mean squared error of the joined values over what was alive. `sequences` leads with `K`, the batch."""
+        memory = sequences.memory
+        e = jax.tree.map(lambda leaf: leaf.swapaxes(0, 1), replace(sequences, memory=()))  # now leads with "T K"
+        memories, values = online.team.unroll(memory, e.obs, e.first)
+        taken = jnp.where(e.alive, chosen(values, e.action), 0.0)
+        predicted = self.mixer.mix(online.mixer, taken, e.state)
+
+        target_memories, _ = target.team.unroll(memory, e.obs, e.first)
+        _, next_values = target.team.step(target_memories, e.next_obs)
+        choosing = online.team.step(memories, e.next_obs)[1] if self.double else next_values
+        best = jnp.argmax(masked(choosing, e.next_available), axis=-1)
+        next_taken = jnp.where(e.next_alive, chosen(next_values, best), 0.0)
+        next_joined = self.mixer.mix(target.mixer, next_taken, e.next_state)
+        next_joined = jnp.where(self.mixer.lives(e.next_alive), next_joined, 0.0)
+
+        goes_on = jnp.broadcast_to(continues(e.first)[..., None], next_joined.shape)
+        returns = n_step_returns(self.mixer.share(e.reward), next_joined, goes_on, self.discount, self.n_step)
+        error = jax.lax.stop_gradient(returns) - predicted
+        weight = self.mixer.lives(e.alive).astype(error.dtype)
+        count = jnp.maximum(weight.sum(), 1.0)
+        mean = lambda x: (weight * x).sum() / count  # noqa: E731
+        loss = mean(error**2)
+        return loss, {"loss": loss, "value": mean(predicted), "error": mean(jnp.abs(error))}
+
+    def _optimiser(self) -> optax.GradientTransformation:
+        """Adam's direction from clipped gradients; the step size is applied apart, so that it may be a traced value."""
+        return optax.chain(optax.clip_by_global_norm(self.max_gradient), optax.scale_by_adam(eps=1e-5))
+
+    def _rows(self) -> int:
+        """Sequences in the replay: enough for `capacity` transitions, a multiple of `envs`."""
+        return max(1, -(-self.capacity // (self.length * self.envs))) * self.envs
+
+    def _example(self, spec: Spec) -> Experience:
+        t, n, a = self.length, spec.num_agents, spec.num_actions
+        shape = lambda kind, *axes: jax.ShapeDtypeStruct(axes, kind)  # noqa: E731
+        obs, state = shape(jnp.float32, t, n, *spec.obs_shape), shape(jnp.float32, t, spec.state_size)
+        return Experience(
+            obs=obs,
+            state=state,
+            alive=shape(jnp.bool_, t, n),
+            action=shape(jnp.int32, t, n),
+            reward=shape(jnp.float32, t, n),
+            next_obs=obs,
+            next_state=state,
+            next_available=shape(jnp.bool_, t, n, a),
+            next_alive=shape(jnp.bool_, t, n),
+            first=shape(jnp.bool_, t),
+            memory=shape(jnp.float32, n, self.memory),
+        )
+
+
+def _experience(rollout: Rollout) -> Experience:
+    """What the replay keeps of a rollout; every array leads with `B`, then `T`."""
+    t = rollout.transitions
+    kept = Experience(
+        obs=t.now.obs,
+        state=t.now.state,
+        alive=t.now.alive,
+        action=t.action,
+        reward=t.next.reward,
+        next_obs=t.next.obs,
+        next_state=t.next.state,
+        next_available=t.next.available,
+        next_alive=t.next.alive,
+        first=t.first,
+        memory=(),
+    )
+    return replace(jax.tree.map(lambda leaf: leaf.swapaxes(0, 1), kept), memory=rollout.memory)
+
+
+def iql(**options) -> QLearning:
+    """Independent Q-learning: each agent learns alone, the others are part of its world (Tampuu et al. 2017, arXiv:1511.08779)."""
+    return changed(QLearning(name="iql", mixer=Apart()), **options)
+
+
+def vdn(**options) -> QLearning:
+    """Value decomposition networks: the team's value is the sum of the agents' (Sunehag et al. 2017, arXiv:1706.05296)."""
+    return changed(QLearning(name="vdn", mixer=Sum()), **options)
+
+
+def qmix(**options) -> QLearning:
+    """QMIX: the team's value is a monotone function of the agents', set by the state (Rashid et al. 2018, arXiv:1803.11485)."""
+    return changed(QLearning(name="qmix", mixer=Monotonic()), **options)

@@ -1,0 +1,184 @@
+"""What users call: from names, objects and paths to runs, policies and tables."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from marlet.algorithms.base import Algorithm
+from marlet.bridges.resolve import Factory
+from marlet.catalogue import algorithms_for, make_algorithm, make_env, rebuild, record_of
+from marlet.engine.host import HostEnv
+from marlet.engine.train import Training
+from marlet.envs.base import Env
+from marlet.errors import MarletError
+from marlet.runs import evaluate as evaluation
+from marlet.runs import experiment, report
+from marlet.runs.directory import Run
+from marlet.runs.policy import Policy, from_run
+from marlet.testing import check_env as check_marlet_env
+
+
+def train(
+    env: str | Env | Factory,
+    algorithm: str | Algorithm,
+    *,
+    steps: float = 1e6,
+    seeds: int = 1,
+    seed: int = 0,
+    out: str | Path = "runs",
+    name: str | None = None,
+    evaluations: int = 40,
+    episodes: int = 128,
+    tensorboard: bool = False,
+    quiet: bool = False,
+    workers: int | None = None,
+) -> Run:
+    """Train `seeds` independent learners and keep everything in a new directory below `out`.
+
+    Args:
+        env: an environment, or its name: `"spread"`, `"pettingzoo:mpe2.simple_spread_v3"`, `"my_module:make_env"`.
+        algorithm: such as `marlet.qmix(learning_rate=1e-3)`, or its name.
+        steps: environment steps of each seed.
+        seeds: learners, trained side by side.
+        seed: of the first learner; the others follow.
+        out: where runs are kept.
+        name: of the run's directory; made from what is trained and the time, when left out.
+        evaluations: greedy evaluations over the run, evenly spaced.
+        episodes: of each evaluation.
+        tensorboard: also write events for TensorBoard.
+        quiet: print nothing.
+        workers: processes that step an environment that lives in Python; one a core, when left out.
+
+    Raises:
+        MarletError: for what cannot be trained, with the cause and the cure, before anything is compiled.
+        KeyboardInterrupt: after Ctrl-C, when the checkpoint is safe.
+    """
+    plan = experiment.Plan(
+        steps=int(steps), seeds=seeds, seed=seed, evaluations=evaluations, episodes=episodes, tensorboard=tensorboard
+    )
+    report.ready(Path(out))
+    record = record_of(env_of(env), name=env if isinstance(env, str) else "")
+    algorithm = make_algorithm(algorithm) if isinstance(algorithm, str) else algorithm
+    training = training_of(env_of(env), algorithm, plan, workers)
+    return pictured(experiment.train(training, plan, env=record, out=out, name=name, quiet=quiet))
+
+
+def resume(
+    path: str | Path, *, env: str | Env | Factory | None = None, quiet: bool = False, workers: int | None = None
+) -> Run:
+    """Go on with a run from its newest sound checkpoint, bit for bit as if it had never stopped.
+
+    `env` names the environment again where it is code from outside Marlet.
+
+    Raises:
+        MarletError: if `path` is no run, or its environment has to be named.
+        CheckpointFault: if every checkpoint is damaged.
+    """
+    run = Run(path)
+    plan = experiment.Plan(**run.options["train"])
+    training = training_of(env_of_run(run, env), rebuild(run.options["algorithm"]), plan, workers)
+    return pictured(experiment.resume(run, training, plan, quiet=quiet))
+
+
+def load(path: str | Path, *, seed: int | None = None) -> Policy:
+    """The policy that a run has learned: of the learner with this seed, or of the best one.
+
+    Raises:
+        MarletError: if `path` is no run or has no such seed.
+        CheckpointFault: if no checkpoint is sound.
+    """
+    run = Run(path)
+    return from_run(run, rebuild(run.options["algorithm"]), seed=seed)
+
+
+def evaluate(
+    path: str | Path, env: str | Env | Factory | None = None, *, episodes: int = 512, seed: int | None = None
+) -> evaluation.Evaluation:
+    """Play whole greedy episodes with what a run has learned, in its own environment or in `env`.
+
+    Raises:
+        MarletError: if the environment's agents do not see or do what was trained.
+    """
+    return evaluation.evaluate(load(path, seed=seed), env_of_run(Run(path), env), episodes=episodes)
+
+
+def compare(paths: Sequence[str | Path], out: str | Path | None = None) -> list[dict[str, Any]]:
+    """A row for each run; with `out`, also `curves.png`, `table.csv` and `table.md` in that directory.
+
+    Raises:
+        MarletError: if a path is no run or has no evaluations yet.
+        StorageFault: if `out` cannot be written.
+    """
+    runs = [Run(path) for path in paths]
+    rows = report.table(runs)
+    if out is not None:
+        folder = Path(out)
+        report.ready(folder)
+        report.curves(runs, folder / "curves.png")
+        (folder / "table.csv").write_text(report.as_csv(rows))
+        (folder / "table.md").write_text(report.as_markdown(rows))
+    return rows
+
+
+def check_env(env: str | Env | Factory, *, episodes: int = 3, seed: int = 0) -> list[str]:
+    """Play `episodes` at random and hold every step against the environment's contract.
+
+    Returns:
+        What was checked.
+
+    Raises:
+        EnvironmentFault: at the first breach: what, which agent, what was expected and the cure.
+    """
+    env = env_of(env)
+    if not isinstance(env, Factory):
+        return check_marlet_env(env, seed=seed, episodes=episodes)
+    draws, ended = np.random.default_rng(seed), 0
+    with HostEnv(env, 1, workers=0) as host:
+        now = host.reset(seed)
+        for _ in range(episodes * (host.spec.horizon or 1000)):
+            if host.spec.continuous:
+                action = draws.uniform(-1, 1, (1, host.spec.num_agents, host.spec.num_actions))
+            else:
+                action = (draws.random(now.available.shape) * now.available).argmax(-1)
+            next, now = host.step(action)
+            ended += int(next.over[0])
+            if ended == episodes:
+                break
+    return ["spaces", "agents", "shapes", "finite numbers", "legal actions", "deaths", f"{ended} episodes' ends"]
+
+
+def env_of(env: str | Env | Factory, options: Mapping[str, Any] | None = None) -> Env | Factory:
+    """The environment itself, made by its name where a name is given."""
+    return make_env(env, options) if isinstance(env, str) else env
+
+
+def env_of_run(run: Run, env: str | Env | Factory | None = None) -> Env | Factory:
+    """The environment a run was trained in; or `env`, with the run's own options where it is the same one by name."""
+    record = run.options["env"]
+    if env is None:
+        return rebuild(record)
+    return env_of(env, record.get("options") if env == record["type"] else None)
+
+
+def training_of(env: Env | Factory, algorithm: Algorithm, plan: experiment.Plan, workers: int | None) -> Any:
+    """The program that trains, compiled or with the environment on the host.
+
+    Raises:
+        MarletError: if the algorithm does not fit the environment, with the names of those that do.
+    """
+    if isinstance(env, Factory):
+        raise MarletError(f"{env.name} cannot be trained yet.")
+    try:
+        algorithm.check(env.spec)
+    except MarletError as misfit:
+        raise MarletError(f"{misfit} Fit for this environment: {', '.join(algorithms_for(env.spec))}.") from None
+    return Training(env, algorithm, seed=plan.seed, seeds=plan.seeds)
+
+
+def pictured(run: Run) -> Run:
+    """A run with its pictures drawn anew."""
+    report.curves([run], run.path / "curves.png")
+    report.write_tables_png(run)
+    return run

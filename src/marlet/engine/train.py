@@ -1,0 +1,267 @@
+"""Training as one compiled program: roll out, learn, repeat; the host is asked only between chunks."""
+
+from functools import partial
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, PyTree, UInt32
+
+from marlet.algorithms.base import Algorithm
+from marlet.engine.devices import SeedAxis, bytes_of
+from marlet.engine.evaluate import Scores, play_episodes
+from marlet.engine.rollout import Tally, World, opening, rollout
+from marlet.envs.base import Env
+from marlet.errors import EnvironmentFault, NonFinite
+from marlet.parts.replay import Replay
+from marlet.types import Key, Metrics, Rollout
+
+# What a seed's random numbers are for. Each purpose has its own stream, so that evaluating more often, or not at all,
+# changes nothing in training.
+INITIALISE, TRAIN, EVALUATE = 0, 1, 2
+
+FAULTS = {
+    1: "gave a reward that is not finite",
+    2: "gave an observation that is not finite",
+    3: "left a live agent no legal action",
+}
+
+
+class Fault(eqx.Module):
+    """The first breach of the environment's contract; `kind` 0 while there is none."""
+
+    kind: Int[Array, ""]
+    iteration: Int[Array, ""]
+    step: Int[Array, ""]
+    env: Int[Array, ""]
+    agent: Int[Array, ""]
+
+    @staticmethod
+    def none() -> "Fault":
+        return Fault(*(jnp.zeros((), jnp.int32) for _ in range(5)))
+
+
+class Progress(eqx.Module):
+    """Everything that a run of one seed is, between two iterations: saving it is saving the run."""
+
+    seed: UInt32[Array, ""]
+    iteration: Int[Array, ""]
+    learned: Any
+    world: World
+    tally: Tally
+    sums: dict[str, Float[Array, ""]]
+    """Of each metric, since the last row."""
+    counts: dict[str, Float[Array, ""]]
+    """Iterations in which each metric was a number: before learning begins there is none."""
+    fault: Fault
+
+
+class Training:
+    """A run of `seeds` independent learners on one compiled environment.
+
+    `progress` leads every array with the seed axis. Chunking changes no bit of the result: `advance(3)` three times is
+    `advance(9)`.
+    """
+
+    def __init__(self, env: Env, algorithm: Algorithm, *, seed: int = 0, seeds: int = 1):
+        algorithm.check(env.spec)
+        self.env, self.algorithm, self.spec = env, algorithm, env.spec
+        self.steps_per_iteration = algorithm.envs * algorithm.length
+        self.seeds = np.arange(seed, seed + seeds, dtype=np.uint32)
+        self._axis = SeedAxis(seeds)
+        begin = partial(_begin, env, algorithm)
+        self._shapes = jax.eval_shape(begin, jax.ShapeDtypeStruct((), jnp.uint32))
+        size = bytes_of(self._shapes)
+        self._begin = self._axis.spread(begin, size)
+        self._advance = self._axis.spread(partial(_advance, env, algorithm), size, donate=True)
+        self._evaluate = {}
+        self._size = size
+        self.progress: Progress | None = None
+
+    def start(self) -> None:
+        """Initialise every seed."""
+        self.progress = self._fresh(self._begin(self._axis.place(jnp.asarray(self.seeds))))
+
+    def advance(self, iterations: int) -> None:
+        """Train for this many iterations and wait for them.
+
+        Raises:
+            EnvironmentFault: if the environment gave something that is not finite, or no legal action.
+        """
+        self.progress = jax.block_until_ready(self._advance(self.progress, jnp.asarray(iterations, jnp.int32)))
+        self._check_fault()
+
+    @property
+    def saved_shapes(self) -> PyTree[jax.ShapeDtypeStruct]:
+        """Shapes of what `snapshot` returns."""
+        seeds = len(self.seeds)
+        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((seeds, *leaf.shape), leaf.dtype), self._shapes)
+
+    @property
+    def iteration(self) -> int:
+        """Iterations done."""
+        return int(self.progress.iteration[0])
+
+    def collect(self) -> list[dict[str, float]]:
+        """One row of metrics a seed since the last call; the sums start again.
+
+        Raises:
+            NonFinite: if a weight or table entry is not finite.
+        """
+        progress = jax.device_get(self._axis.taken((self.progress.tally, self.progress.sums, self.progress.counts)))
+        self._check_finite()
+        rows = [_row(jax.tree.map(lambda leaf, s=s: leaf[s], progress)) for s in range(len(self.seeds))]
+        empty = jax.tree.map(jnp.zeros_like, (self.progress.tally, self.progress.sums, self.progress.counts))
+        self.progress = eqx.tree_at(lambda p: (p.tally, p.sums, p.counts), self.progress, empty)
+        return rows
+
+    def evaluate(self, episodes: int) -> Scores:
+        """The scores of whole greedy episodes, as numpy arrays led by the seed axis. The same episodes every time."""
+        if episodes not in self._evaluate:
+            self._evaluate[episodes] = self._axis.spread(
+                partial(_evaluate, self.env, self.algorithm, episodes), self._size
+            )
+        scores = self._evaluate[episodes]((self.progress.seed, self.progress.learned))
+        return jax.device_get(self._axis.taken(scores))
+
+    def snapshot(self) -> PyTree[np.ndarray]:
+        """All that must be saved: `progress` as numpy arrays, without anything that depends on the devices."""
+        return jax.device_get(self._axis.taken(self.progress))
+
+    def restore(self, snapshot: PyTree[np.ndarray]) -> None:
+        """Go on from a snapshot, on whatever devices are at hand."""
+        self.progress = self._axis.place(jax.tree.map(jnp.asarray, snapshot))
+
+    def table(self) -> np.ndarray | None:
+        """The first seed's action values by table entry ("tables entries a"), where they are few enough to be tables."""
+        tables = self.algorithm.tables(jax.tree.map(lambda leaf: leaf[0], self.progress.learned))
+        return None if tables is None else np.asarray(tables)
+
+    def close(self) -> None:
+        """Nothing to let go of: there for the sake of environments on the host."""
+
+    def _fresh(self, tree: PyTree[Array]) -> PyTree[Array]:
+        """A copy in buffers of its own: equal constants may share one, which cannot be donated twice."""
+        return jax.tree.map(lambda leaf: leaf.copy(), tree)
+
+    def _check_fault(self) -> None:
+        fault = jax.device_get(self._axis.taken(self.progress.fault))
+        for s in np.flatnonzero(fault.kind):
+            step = int(fault.iteration[s]) * self.algorithm.length + int(fault.step[s])
+            raise EnvironmentFault(
+                f"{type(self.env).__name__} {FAULTS[int(fault.kind[s])]}: seed {self.seeds[s]}, environment "
+                f"{fault.env[s]}, agent {self.spec.names[int(fault.agent[s])]}, after {step} steps of each environment. "
+                "Run `marlet check-env` on it."
+            )
+
+    def _check_finite(self) -> None:
+        if not all_finite(self.progress.learned):
+            raise not_finite(self.iteration * self.steps_per_iteration)
+
+
+def not_finite(steps: int) -> NonFinite:
+    """What to tell when what was learned is no longer finite."""
+    return NonFinite(
+        f"After {steps} steps what was learned is no longer finite. Try a smaller learning_rate, or rewards of a "
+        "smaller scale; the last checkpoint is sound."
+    )
+
+
+@jax.jit
+def all_finite(learned: PyTree[Array]) -> Array:
+    """Whether every number is finite, in all that was learned but the replay."""
+    parts = jax.tree.leaves(learned, is_leaf=lambda part: isinstance(part, Replay))
+    leaves = [leaf for leaf in parts if not isinstance(leaf, Replay) and jnp.issubdtype(leaf.dtype, jnp.floating)]
+    return jnp.array([jnp.isfinite(leaf).all() for leaf in leaves] or [True]).all()
+
+
+def key_of(seed: UInt32[Array, ""], purpose: int) -> Key:
+    """The stream of a seed's random numbers for one purpose."""
+    return jax.random.fold_in(jax.random.key(seed), purpose)
+
+
+def _begin(env: Env, algorithm: Algorithm, seed: UInt32[Array, ""]) -> Progress:
+    learn_key, world_key = jax.random.split(key_of(seed, INITIALISE))
+    learned = algorithm.init(env.spec, key=learn_key)
+    world = opening(env, algorithm, learned, algorithm.envs, key=world_key)
+    metrics = jax.eval_shape(
+        lambda: _learn(env, algorithm, learned, world, Tally.empty(env.spec.num_agents), learn_key)
+    )[2]
+    zeros = {name: jnp.zeros((), jnp.float32) for name in metrics}
+    return Progress(
+        seed=seed,
+        iteration=jnp.zeros((), jnp.int32),
+        learned=learned,
+        world=world,
+        tally=Tally.empty(env.spec.num_agents),
+        sums=zeros,
+        counts=dict(zeros),
+        fault=Fault.none(),
+    )
+
+
+def _learn(env, algorithm, learned, world, tally, key) -> tuple[Any, tuple[World, Tally], Metrics, Rollout]:
+    """One iteration: T steps of B environments, then what they teach."""
+    play_key, learn_key = jax.random.split(key)
+    world, tally, played = rollout(env, algorithm, learned, world, tally, algorithm.length, key=play_key)
+    learned, metrics = algorithm.update(learned, played, key=learn_key)
+    return learned, (world, tally), metrics, played
+
+
+def _advance(env: Env, algorithm: Algorithm, progress: Progress, iterations: Int[Array, ""]) -> Progress:
+    train_key = key_of(progress.seed, TRAIN)
+
+    def body(_, p: Progress) -> Progress:
+        key = jax.random.fold_in(train_key, p.iteration)
+        learned, (world, tally), metrics, played = _learn(env, algorithm, p.learned, p.world, p.tally, key)
+        number = {name: ~jnp.isnan(value) for name, value in metrics.items()}
+        return Progress(
+            seed=p.seed,
+            iteration=p.iteration + 1,
+            learned=learned,
+            world=world,
+            tally=tally,
+            sums={name: p.sums[name] + jnp.where(number[name], metrics[name], 0.0) for name in metrics},
+            counts={name: p.counts[name] + number[name] for name in metrics},
+            fault=_first_fault(p, played),
+        )
+
+    return jax.lax.fori_loop(0, iterations, body, progress)
+
+
+def _first_fault(p: Progress, played: Rollout) -> Fault:
+    t = played.transitions
+    breaches = [
+        ~jnp.isfinite(t.next.reward),
+        ~jnp.isfinite(t.next.obs).all(-1),
+        t.now.alive & ~t.now.available.any(-1),
+    ]
+    found = jnp.stack([breach.any() for breach in breaches])
+    kind = jnp.argmax(found)
+    where = jnp.argmax(jnp.stack([breach.reshape(-1) for breach in breaches])[kind])
+    step, env, agent = jnp.unravel_index(where, t.next.reward.shape)
+    fault = Fault(kind=kind + 1, iteration=p.iteration, step=step, env=env, agent=agent)
+    fault = jax.tree.map(lambda leaf: leaf.astype(jnp.int32), fault)
+    fresh = found.any() & (p.fault.kind == 0)
+    return jax.tree.map(lambda new, old: jnp.where(fresh, new, old), fault, p.fault)
+
+
+def _evaluate(env: Env, algorithm: Algorithm, episodes: int, seed_and_learned: tuple) -> Scores:
+    seed, learned = seed_and_learned
+    return play_episodes(env, algorithm, learned, episodes, key=key_of(seed, EVALUATE))
+
+
+def _row(collected: tuple[Tally, dict, dict]) -> dict[str, float]:
+    """Means from sums. What has no entries is not a number."""
+    tally, sums, counts = collected
+    episodes = float(tally.episodes)
+    mean = lambda total: float(total) / episodes if episodes else float("nan")  # noqa: E731
+    learned = {name: float(sums[name] / counts[name]) if counts[name] else float("nan") for name in sums}
+    return {
+        "episodes": episodes,
+        "train_return": mean(tally.score.mean()),
+        "train_length": mean(tally.length),
+        **learned,
+    }

@@ -1,0 +1,170 @@
+"""Games given by a table of payoffs: one choice each, all at once."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from marlet.envs.base import Env, make_step
+from marlet.errors import MarletError
+from marlet.options import check_options, option
+from marlet.types import Key, Spec, Step
+
+
+def symmetric(row_payoff: Any) -> np.ndarray:
+    """The game in which both agents stand alike: the second is paid by the transposed table."""
+    return np.stack([row_payoff, np.transpose(row_payoff)])
+
+
+def opposed(row_payoff: Any) -> np.ndarray:
+    """The game in which the second agent loses what the first wins."""
+    return np.stack([row_payoff, -np.asarray(row_payoff)])
+
+
+def common(payoff: Any) -> np.ndarray:
+    """The game in which both agents are paid the same."""
+    return np.stack([payoff, payoff])
+
+
+GAMES = {
+    "prisoners_dilemma": symmetric([[3, 0], [5, 1]]),  # cooperate, defect
+    "stag_hunt": symmetric([[4, 0], [3, 3]]),  # stag, hare
+    "chicken": symmetric([[6, 2], [7, 0]]),  # swerve, dare
+    "battle_of_sexes": np.array([[[2, 0], [0, 1]], [[1, 0], [0, 2]]]),
+    "matching_pennies": opposed([[1, -1], [-1, 1]]),  # the first agent wins when the coins match
+    "rock_paper_scissors": opposed([[0, -1, 1], [1, 0, -1], [-1, 1, 0]]),
+    "climbing": common([[11, -30, 0], [-30, 7, 6], [0, 0, 5]]),  # Claus & Boutilier 1998
+    "penalty": common([[10, 0, np.nan], [0, 2, 0], [np.nan, 0, 10]]),  # the same; `penalty` fills the corners
+    "qtran": common([[8, -12, -12], [-12, 0, 0], [-12, 0, 0]]),  # Son et al. 2019, arXiv:1905.05408, table 1
+}
+
+
+class MatrixState(eqx.Module):
+    """How many rounds have been played, and the last choices."""
+
+    time: Int[Array, "*batch"]
+    last: Int[Array, "*batch n"]
+    """-1 before the first round."""
+
+
+@dataclass(frozen=True)
+class Matrix(Env):
+    """A matrix game: everyone chooses at once and is paid by a table.
+
+    Action: the row for agent 0, the column for agent 1, the next axis for agent 2, and so on. Where agents have
+        unequally many choices, the surplus ones are not available.
+    Reward: `payoff[i, a_0, ..., a_n-1]` for agent i.
+    Observation and state: the constant 1. Nothing tells the rounds of a repeated game apart.
+    End: after `rounds` rounds everyone dies. That is an end and no cut by the clock: nothing would have followed,
+        so nothing is bootstrapped.
+    Teams: agents paid by equal tables are of one team, so a common payoff makes one team of all.
+
+    Own payoffs have shape (n, a_0, ..., a_n-1), a common payoff has shape (a_0, ..., a_n-1). A table that fits both
+    readings, such as a common one of shape (2, 2, 2), is read as own payoffs: stack the common one n times then.
+
+    Raises:
+        MarletError: for a payoff that is ragged, empty or not finite.
+    """
+
+    game: str = option("climbing", "which game, unless `payoff` is given", choices=tuple(GAMES))
+    payoff: tuple[Any, ...] = option((), "a table of your own, nested tuples or an array; empty: the named game's")
+    penalty: float = option(-100.0, "what miscoordination pays in the game `penalty`", high=0.0)
+    rounds: int = option(1, "rounds of an episode", low=1)
+
+    def __post_init__(self):
+        check_options(self)
+        # Tuples, because options are compared, hashed and written to the run's record.
+        object.__setattr__(self, "payoff", nested(as_table(self.payoff)))
+
+    @property
+    def table(self) -> Float[np.ndarray, "n *actions"]:
+        """What each agent is paid for each joint action."""
+        own = as_table(self.payoff)
+        if not own.size:
+            own = np.where(np.isnan(GAMES[self.game]), self.penalty, GAMES[self.game]).astype(np.float32)
+        return own if own.shape[0] == own.ndim - 1 else np.stack([own] * own.ndim)
+
+    @property
+    def spec(self) -> Spec:
+        table = self.table
+        return Spec(
+            num_agents=len(table),
+            num_actions=max(table.shape[1:]),
+            obs_shape=(1,),
+            state_size=1,
+            kinds=grouped(table.shape[1:]),
+            teams=grouped([nested(own) for own in table]),
+            horizon=self.rounds,
+            levels=(1,),
+        )
+
+    def reset(self, *, key: Key) -> tuple[MatrixState, Step]:
+        n = len(self.table)
+        state = MatrixState(time=jnp.zeros((), jnp.int32), last=jnp.full(n, -1, jnp.int32))
+        return state, self._say(state, jnp.zeros(n))
+
+    def step(self, state: MatrixState, action: Int[Array, " n"], *, key: Key) -> tuple[MatrixState, Step]:
+        # Masks, one axis after the other, fuse where a gather would not.
+        pay = jnp.asarray(self.table)
+        for i, choices in enumerate(self.table.shape[1:]):
+            chosen = action[i] == jnp.arange(choices)
+            pay = jnp.where(chosen.reshape((-1,) + (1,) * (pay.ndim - 2)), pay, 0.0).sum(1)
+        reward = jnp.where(state.time < self.rounds, pay, 0.0)
+        state = MatrixState(time=state.time + 1, last=action.astype(jnp.int32))
+        return state, self._say(state, reward)
+
+    def render(self, state: MatrixState) -> str:
+        """The joint actions and what each pays, the last one played marked."""
+        table, last = self.table, tuple(int(a) for a in np.asarray(state.last))
+        lines = [f"round {int(state.time)} of {self.rounds}"]
+        for joint in np.ndindex(table.shape[1:]):
+            pays = "  ".join(f"{pay:g}" for pay in table[(slice(None), *joint)])
+            lines.append(f"{'>' if joint == last else ' '} {joint}: {pays}")
+        return "\n".join(lines)
+
+    def _say(self, state: MatrixState, reward: Float[Array, " n"]) -> Step:
+        spec, choices = self.spec, np.array(self.table.shape[1:])
+        alive = jnp.broadcast_to(state.time < self.rounds, (spec.num_agents,))
+        return make_step(
+            spec,
+            obs=jnp.ones((spec.num_agents, 1)),
+            state=jnp.ones(1),
+            reward=reward,
+            available=jnp.asarray(np.arange(spec.num_actions) < choices[:, None]) | ~alive[:, None],
+            alive=alive,
+        )
+
+
+def as_table(payoff: Any) -> Float[np.ndarray, "..."]:
+    """A user's payoffs as an array.
+
+    Raises:
+        MarletError: for a table that is ragged, of anything but numbers, empty along an axis, or not finite.
+    """
+    try:
+        table = np.asarray(payoff, np.float32)
+    except (TypeError, ValueError):
+        raise MarletError(
+            "Matrix: payoff must be a full table of numbers, but its rows differ in length or hold something else. "
+            "Give every agent the same choices in every row."
+        ) from None
+    if table.ndim == 0 or (table.size == 0 and table.shape != (0,)):
+        raise MarletError(f"Matrix: payoff has shape {table.shape}, but needs an axis of choices for each agent.")
+    if not np.isfinite(table).all():
+        raise MarletError("Matrix: payoff holds a value that is not finite. Give every joint action a number.")
+    return table
+
+
+def grouped(items: Sequence[Any]) -> tuple[int, ...]:
+    """A number for each item, the same for equal ones, counted in order of appearance."""
+    seen = list(dict.fromkeys(items))
+    return tuple(seen.index(item) for item in items)
+
+
+def nested(table: np.ndarray) -> Any:
+    """An array as tuples of tuples of Python numbers."""
+    return tuple(nested(row) for row in table) if table.ndim else table.item()

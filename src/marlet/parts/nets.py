@@ -1,0 +1,205 @@
+"""Networks: plain trees of arrays, and teams of them that say which agent uses which copy."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, PyTree
+
+from marlet.types import Key, Spec
+
+
+class Linear(eqx.Module):
+    """`x @ weight + bias`, with orthogonal weights (Saxe et al. 2014, arXiv:1312.6120)."""
+
+    weight: Float[Array, "inputs outputs"]
+    bias: Float[Array, " outputs"]
+
+    def __init__(self, inputs: int, outputs: int, *, key: Key, scale: float = 2**0.5):
+        self.weight = jax.nn.initializers.orthogonal(scale)(key, (inputs, outputs), jnp.float32)
+        self.bias = jnp.zeros(outputs, jnp.float32)
+
+    def __call__(self, x: Float[Array, "*batch inputs"]) -> Float[Array, "*batch outputs"]:
+        return x @ self.weight + self.bias
+
+
+class GRU(eqx.Module):
+    """A gated recurrent unit (Cho et al. 2014, arXiv:1406.1078), reset gate applied to the recurrent product."""
+
+    inputs: Linear
+    recurrent: Linear
+
+    def __init__(self, inputs: int, size: int, *, key: Key):
+        input_key, recurrent_key = jax.random.split(key)
+        self.inputs = Linear(inputs, 3 * size, key=input_key, scale=1.0)
+        self.recurrent = Linear(size, 3 * size, key=recurrent_key, scale=1.0)
+
+    def step(
+        self, memory: Float[Array, "*batch size"], driven: Float[Array, "*batch three_sizes"]
+    ) -> Float[Array, "*batch size"]:
+        """The next memory; `driven` is `self.inputs(x)`, which a caller computes for all steps at once."""
+        driven_reset, driven_update, driven_new = jnp.split(driven, 3, axis=-1)
+        reset, update, new = jnp.split(self.recurrent(memory), 3, axis=-1)
+        reset = jax.nn.sigmoid(driven_reset + reset)
+        update = jax.nn.sigmoid(driven_update + update)
+        new = jnp.tanh(driven_new + reset * new)
+        return update * memory + (1 - update) * new
+
+
+class Net(eqx.Module):
+    """Hidden layers with rectified units, a recurrent memory where `memory_size` is not 0, and a linear last layer."""
+
+    layers: tuple[Linear, ...]
+    gru: GRU | None
+    last: Linear
+    memory_size: int = eqx.field(static=True)
+
+    def __init__(
+        self, inputs: int, hidden: tuple[int, ...], memory_size: int, outputs: int, *, key: Key, last_scale: float = 1.0
+    ):
+        *layer_keys, gru_key, last_key = jax.random.split(key, len(hidden) + 2)
+        sizes = (inputs, *hidden)
+        self.layers = tuple(
+            Linear(a, b, key=layer_key) for a, b, layer_key in zip(sizes[:-1], sizes[1:], layer_keys, strict=True)
+        )
+        self.gru = GRU(sizes[-1], memory_size, key=gru_key) if memory_size else None
+        self.last = Linear(memory_size or sizes[-1], outputs, key=last_key, scale=last_scale)
+        self.memory_size = memory_size
+
+    def features(self, x: Float[Array, "*batch d"]) -> Float[Array, "*batch h"]:
+        """What the layers before the memory make of the input."""
+        for layer in self.layers:
+            x = jax.nn.relu(layer(x))
+        return x
+
+    def step(
+        self, memory: Float[Array, "*batch m"], x: Float[Array, "*batch d"]
+    ) -> tuple[Float[Array, "*batch m"], Float[Array, "*batch a"]]:
+        """One step for any number of leading axes; without a memory, `m` is 0."""
+        x = self.features(x)
+        if self.gru is not None:
+            memory = x = self.gru.step(memory, self.gru.inputs(x))
+        return memory, self.last(x)
+
+    def unroll(
+        self, memory: Float[Array, "B m"], xs: Float[Array, "T B d"], first: Bool[Array, "T B"]
+    ) -> tuple[Float[Array, "T B m"], Float[Array, "T B a"]]:
+        """T steps: a scan over the recurrent product alone, or all steps at once where there is no memory.
+
+        Returns the memory after each step and the outputs. Where `first`, the memory starts from zeros.
+        """
+        xs = self.features(xs)
+        if self.gru is None:
+            return jnp.zeros((*xs.shape[:-1], 0), xs.dtype), self.last(xs)
+        gru = self.gru
+
+        def body(memory: Array, step: tuple[Array, Array]) -> tuple[Array, Array]:
+            driven, first = step
+            memory = gru.step(jnp.where(first[:, None], 0.0, memory), driven)
+            return memory, memory
+
+        _, memories = jax.lax.scan(body, memory, (gru.inputs(xs), first))
+        return memories, self.last(memories)
+
+
+class Team(eqx.Module):
+    """`copies` of one network; agent i uses copy `uses[i]`: (0, 0, 0) shared, (0, 1, 2) own, (0, 0, 1) by kind.
+
+    The copies are stacked on the leading axis of every array. Weights are never gathered per agent: the agents of one
+    copy are folded into the batch, and the copies are applied side by side.
+    """
+
+    copies: Net
+    uses: tuple[int, ...] = eqx.field(static=True)
+    sees_index: bool = eqx.field(static=True)
+    """Whether each input is joined with the agent's index (one-hot), so that sharers can still differ."""
+
+    def __init__(
+        self,
+        uses: tuple[int, ...],
+        inputs: int,
+        hidden: tuple[int, ...],
+        memory_size: int,
+        outputs: int,
+        *,
+        key: Key,
+        sees_index: bool = False,
+        last_scale: float = 1.0,
+    ):
+        inputs += len(uses) if sees_index else 0
+        self.copies = jax.vmap(lambda key: Net(inputs, hidden, memory_size, outputs, key=key, last_scale=last_scale))(
+            jax.random.split(key, max(uses) + 1)
+        )
+        self.uses = uses
+        self.sees_index = sees_index
+
+    def blank(self, batch: int) -> Float[Array, "B n m"]:
+        """Memories before an episode."""
+        return jnp.zeros((batch, len(self.uses), self.copies.memory_size), jnp.float32)
+
+    def step(
+        self, memory: Float[Array, "*batch n m"], obs: Float[Array, "*batch n d"]
+    ) -> tuple[Float[Array, "*batch n m"], Float[Array, "*batch n a"]]:
+        """One step of every agent."""
+
+        def apply(net: Net, memory: Array, x: Array) -> tuple[Array, Array]:
+            return net.step(memory, x)
+
+        return self._each_copy(apply, (memory, self._seen(obs)))
+
+    def unroll(
+        self, memory: Float[Array, "B n m"], obs: Float[Array, "T B n d"], first: Bool[Array, "T B"]
+    ) -> tuple[Float[Array, "T B n m"], Float[Array, "T B n a"]]:
+        """T steps of every agent: the memory after each step, and the outputs."""
+        steps, batch = first.shape
+
+        def apply(net: Net, memory: Array, xs: Array) -> tuple[Array, Array]:
+            per = xs.shape[2]
+            memories, outputs = net.unroll(
+                memory.reshape(batch * per, memory.shape[-1]),
+                xs.reshape(steps, batch * per, xs.shape[-1]),
+                jnp.repeat(first, per, axis=1),
+            )
+            return tuple(x.reshape(steps, batch, per, x.shape[-1]) for x in (memories, outputs))
+
+        return self._each_copy(apply, (memory, self._seen(obs)))
+
+    def _seen(self, obs: Float[Array, "*batch n d"]) -> Float[Array, "*batch n d2"]:
+        if not self.sees_index:
+            return obs
+        n = len(self.uses)
+        return jnp.concatenate([obs, jnp.broadcast_to(jnp.eye(n, dtype=obs.dtype), (*obs.shape[:-1], n))], axis=-1)
+
+    def _each_copy(self, apply, arrays: tuple[Float[Array, "*batch n _"], ...]) -> tuple[Array, ...]:
+        """Apply each copy to the rows of the agents that use it, and put the rows back in the agents' order."""
+        copies = max(self.uses) + 1
+        if copies == 1:
+            return apply(jax.tree.map(lambda leaf: leaf[0], self.copies), *arrays)
+        rows = [[i for i, use in enumerate(self.uses) if use == copy] for copy in range(copies)]
+        order = [i for row in rows for i in row]
+        back = jnp.argsort(jnp.array(order))
+        if len({len(row) for row in rows}) == 1:
+            per = len(order) // copies
+            folded = [x[..., jnp.array(order), :].reshape(*x.shape[:-2], copies, per, x.shape[-1]) for x in arrays]
+            results = jax.vmap(apply, in_axes=(0, *(-3,) * len(arrays)), out_axes=-3)(self.copies, *folded)
+            joined = [x.reshape(*x.shape[:-3], len(order), x.shape[-1]) for x in results]
+        else:
+            parts = [
+                apply(
+                    jax.tree.map(lambda leaf, c=c: leaf[c], self.copies), *(x[..., jnp.array(row), :] for x in arrays)
+                )
+                for c, row in enumerate(rows)
+            ]
+            joined = [jnp.concatenate(pieces, axis=-2) for pieces in zip(*parts, strict=True)]
+        return tuple(x[..., back, :] for x in joined)
+
+
+def uses_of(sharing: str, spec: Spec) -> tuple[int, ...]:
+    """Which copy each agent uses: `shared` one for all, `own` one each, `kinds` one for each kind of agent."""
+    own = tuple(range(spec.num_agents))
+    ranks = {kind: rank for rank, kind in enumerate(dict.fromkeys(spec.kinds))}
+    return {"shared": (0,) * spec.num_agents, "own": own, "kinds": tuple(ranks[kind] for kind in spec.kinds)}[sharing]
+
+
+def soft_update(target: PyTree, online: PyTree, rate: float | Float[Array, ""]) -> PyTree:
+    """Move the target network towards the online one: `target + rate (online - target)`. Rate 1 copies."""
+    return jax.tree.map(lambda t, o: t + rate * (o - t), target, online)

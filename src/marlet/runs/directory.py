@@ -1,0 +1,168 @@
+"""A run's directory: plain files that other programs read without Marlet.
+
+options.json     everything that was decided before the first step, and the versions it ran under
+metrics.csv      a row for each evaluation and seed, only ever appended to (`pandas.read_csv`)
+checkpoints/     the latest two, see `marlet.runs.checkpoint`
+tables/          of tabular learners: the first seed's action values at each evaluation (`numpy.load`)
+curves.png       the learning curve with its interval over seeds
+events/          for TensorBoard, where asked for
+"""
+
+import csv
+import fcntl
+import io
+import json
+import os
+import platform
+import re
+import secrets
+import socket
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from marlet.errors import CheckpointFault, MarletError, StorageFault
+
+NAME = re.compile(r"[A-Za-z0-9._-]{1,128}")
+RECORDED = ("marlet", "jax", "jaxlib", "numpy", "equinox", "optax", "safetensors", "pettingzoo")
+
+
+class Run:
+    """A run on disk: what was decided, what was measured, and where its checkpoints are."""
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        try:
+            self.options: dict[str, Any] = json.loads((self.path / "options.json").read_text())
+            if not isinstance(self.options, dict) or self.options["format"] != 1:
+                raise ValueError("another format")
+        except FileNotFoundError as cause:
+            raise MarletError(
+                f"{self.path} is not a run: it has no options.json. Give the directory that `marlet train` printed."
+            ) from cause
+        except (OSError, ValueError, KeyError, RecursionError) as cause:
+            raise CheckpointFault(f"{self.path / 'options.json'} cannot be read: {cause}.") from cause
+
+    @property
+    def name(self) -> str:
+        """The directory's own name."""
+        return self.path.resolve().name
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of the checkpoints."""
+        return self.path / "checkpoints"
+
+    def metrics(self) -> dict[str, np.ndarray]:
+        """The columns of metrics.csv. A last line that was torn by a crash is left out."""
+        lines = (self.path / "metrics.csv").read_text().split("\n")[:-1]
+        header, *rows = list(csv.reader(lines)) or [[]]
+        rows = [row for row in rows if len(row) == len(header)]
+        number = lambda text: float(text) if text else float("nan")  # noqa: E731
+        return {name: np.array([number(row[k]) for row in rows]) for k, name in enumerate(header)}
+
+
+class MetricsFile:
+    """Appends rows to metrics.csv; the first row decides the columns."""
+
+    def __init__(self, path: Path):
+        self._path = path
+        self._columns: list[str] | None = None
+        if path.exists() and path.stat().st_size:
+            with open(path, newline="") as file:
+                self._columns = next(csv.reader(file))
+
+    def append(self, rows: list[dict[str, float]]) -> None:
+        """Write rows and flush them to the disk. What is not a number becomes an empty cell."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        if self._columns is None:
+            self._columns = list(rows[0])
+            writer.writerow(self._columns)
+        for row in rows:
+            writer.writerow(["" if np.isnan(row[name]) else f"{row[name]:.9g}" for name in self._columns])
+        with open(self._path, "a", newline="") as file:
+            file.write(text.getvalue())
+            file.flush()
+            os.fsync(file.fileno())
+
+    @property
+    def length(self) -> int:
+        """Bytes written so far."""
+        return self._path.stat().st_size if self._path.exists() else 0
+
+    def cut(self, length: int) -> None:
+        """Forget the rows after this many bytes: they will be made again."""
+        if self._path.exists():
+            os.truncate(self._path, length)
+        if not length:
+            self._columns = None
+
+
+class Lock:
+    """Keeps a second process out of a run. The kernel releases it however the first one ends."""
+
+    def __init__(self, path: Path):
+        self._file = open(path / "lock", "a+")  # noqa: SIM115
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as cause:
+            self._file.seek(0)
+            holder = self._file.read().strip() or "another process"
+            self._file.close()
+            raise MarletError(f"{path} is being trained by {holder}. Wait for it or stop it first.") from cause
+        self._file.truncate(0)
+        self._file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        self._file.flush()
+
+    def release(self) -> None:
+        """Let others in."""
+        self._file.close()
+
+
+def create(out: str | Path, name: str | None, stem: str, options: dict[str, Any]) -> Run:
+    """Make a run's directory and write its options.
+
+    Raises:
+        MarletError: if the name is taken or has characters that do not belong in a file's name.
+        StorageFault: if the directory cannot be written.
+    """
+    stem = re.sub(r"[^A-Za-z0-9._-]+", "-", stem)
+    name = name or f"{stem}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+    if not NAME.fullmatch(name):
+        raise MarletError(
+            f"A run cannot be named {name!r}: use up to 128 letters, digits, dots, dashes and underscores."
+        )
+    path = Path(out) / name
+    try:
+        path.mkdir(parents=True)
+        (path / "checkpoints").mkdir()
+        (path / "options.json").write_text(json.dumps({"format": 1, **options, **_circumstances()}, indent=1) + "\n")
+    except FileExistsError as cause:
+        raise MarletError(
+            f"{path} exists already. Go on with it by --resume {path}, or choose another --name."
+        ) from cause
+    except OSError as cause:
+        raise StorageFault(f"Cannot write to {path}: {cause.strerror}. Choose another --out.") from cause
+    return Run(path)
+
+
+def _circumstances() -> dict[str, Any]:
+    """What the run ran under, so that a difference can be explained later."""
+    import jax
+
+    return {
+        "versions": {"python": platform.python_version()} | {name: version(name) for name in RECORDED},
+        "machine": {
+            "processor": platform.machine(),
+            "devices": [str(device.device_kind) for device in jax.devices()],
+            "random_numbers": jax.config.jax_default_prng_impl,
+            "xla_flags": os.environ.get("XLA_FLAGS", ""),
+        },
+        "command": sys.argv,
+        "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }

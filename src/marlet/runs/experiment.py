@@ -1,0 +1,270 @@
+"""Trains and keeps a record: rows of metrics, checkpoints that resume bit for bit, a picture at the end."""
+
+import dataclasses
+import shutil
+import signal
+import threading
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import jax
+import numpy as np
+
+from marlet.engine.devices import bytes_of
+from marlet.engine.evaluate import Scores
+from marlet.engine.train import Training
+from marlet.errors import MarletError, StorageFault
+from marlet.options import describe
+from marlet.runs import checkpoint
+from marlet.runs.directory import Lock, MetricsFile, Run, create
+from marlet.runs.progress import ProgressLine
+
+CHUNK_SECONDS = 0.5
+"""How long the compiled program may run before the host looks up: Ctrl-C is noticed within it."""
+SAVE_SECONDS = 30.0
+"""Between two checkpoints: what a power cut loses at the most."""
+EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
+TABLE_ENTRIES = 1_000_000
+"""Tables with more entries than this are not kept over time."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What a run was asked for, beside its environment and algorithm."""
+
+    steps: int
+    seeds: int
+    seed: int
+    evaluations: int
+    episodes: int
+    tensorboard: bool
+
+    def __post_init__(self):
+        for name in ("steps", "seeds", "evaluations", "episodes"):
+            if getattr(self, name) < 1:
+                raise MarletError(f"{name} is {getattr(self, name)}, but must be at least 1.")
+        if not 0 <= self.seed < 2**31:
+            raise MarletError(f"seed is {self.seed}, but must be a whole number from 0 to {2**31 - 1}.")
+
+
+def train(
+    training: Training,
+    plan: Plan,
+    *,
+    env: dict[str, Any],
+    out: str | Path = "runs",
+    name: str | None = None,
+    quiet: bool = False,
+) -> Run:
+    """Train from the beginning. `env` is the environment's record.
+
+    Raises:
+        MarletError: for a name that is taken, a full disk, an environment that breaks its contract, ...
+        KeyboardInterrupt: after Ctrl-C, when the checkpoint is safe.
+    """
+    algorithm = training.algorithm
+    label = algorithm.name or type(algorithm).__name__.lower()
+    _check_space(training, Path(out))
+    run = create(
+        out,
+        name,
+        f"{label}-{env['type']}".lower(),
+        {
+            "algorithm": describe(algorithm),
+            "env": env,
+            "train": dataclasses.asdict(plan),
+            "spec": dataclasses.asdict(training.spec),
+        },
+    )
+    lock = Lock(run.path)
+    try:
+        training.start()
+        return _Loop(run, training, plan, seconds=0.0, row=-1, quiet=quiet).go()
+    finally:
+        training.close()
+        lock.release()
+
+
+def resume(run: Run, training: Training, plan: Plan, *, quiet: bool = False) -> Run:
+    """Go on from the newest sound checkpoint, or from the beginning if there is none yet.
+
+    Raises:
+        CheckpointFault: if every checkpoint is damaged, or does not fit this algorithm and environment.
+    """
+    lock = Lock(run.path)
+    try:
+        metrics = MetricsFile(run.path / "metrics.csv")
+        if checkpoint.saved(run.checkpoints):
+            found, passed = checkpoint.newest(run.checkpoints)
+            for sentence in passed:
+                print(sentence)
+            training.restore(checkpoint.fit(found.arrays, training.saved_shapes, where=found.path))
+            metrics.cut(found.notes["metrics"])
+            seconds, row = found.notes["seconds"], found.notes["row"]
+        else:
+            training.start()
+            metrics.cut(0)
+            seconds, row = 0.0, -1
+        return _Loop(run, training, plan, seconds=seconds, row=row, quiet=quiet).go()
+    finally:
+        training.close()
+        lock.release()
+
+
+class _Loop:
+    """The host's side of a run: it decides when to look, never what is computed."""
+
+    def __init__(self, run: Run, training: Training, plan: Plan, *, seconds: float, row: int, quiet: bool):
+        self.run, self.training, self.plan = run, training, plan
+        self.metrics = MetricsFile(run.path / "metrics.csv")
+        self.total = -(-plan.steps // training.steps_per_iteration)
+        marks = np.linspace(0, self.total, min(plan.evaluations, self.total) + 1)
+        self.marks = sorted({round(mark) for mark in marks})
+        self.begun = time.monotonic() - seconds
+        self.saved = time.monotonic()
+        self.line = ProgressLine(self.total * training.steps_per_iteration, quiet=quiet)
+        self.events = _events(run.path) if plan.tensorboard else None
+        self.chunk = 1
+        self.failed_saves = 0
+        self.row = row
+        """Iteration of the last row in metrics.csv; -1 before the first."""
+
+    def go(self) -> Run:
+        """Train to the end."""
+        training = self.training
+        with _Signals() as signals, self.line:
+            for mark in self.marks:
+                while training.iteration < mark:
+                    self._advance(min(self.chunk, mark - training.iteration))
+                    if signals.caught:
+                        self._save()
+                        signals.leave(self.run.path)
+                    if time.monotonic() - self.saved > SAVE_SECONDS:
+                        self._try_save()
+                if mark > self.row:
+                    self._row()
+            self._save()
+        if self.events:
+            self.events.close()
+        return self.run
+
+    def _advance(self, iterations: int) -> None:
+        begun = time.perf_counter()
+        self.training.advance(iterations)
+        took = time.perf_counter() - begun
+        per_iteration = took / iterations
+        self.chunk = max(1, min(2 * iterations, int(CHUNK_SECONDS / max(per_iteration, 1e-9))))
+        self.line.moved(self.training.iteration * self.training.steps_per_iteration)
+
+    def _row(self) -> None:
+        """Evaluate, and append one row a seed."""
+        training = self.training
+        scores, means = training.evaluate(self.plan.episodes), training.collect()
+        rows = [
+            {
+                "steps": training.iteration * training.steps_per_iteration,
+                "seed": float(training.seeds[s]),
+                "seconds": round(time.monotonic() - self.begun, 3),
+                **summary(jax.tree.map(lambda leaf, s=s: leaf[s], scores)),
+                **means[s],
+            }
+            for s in range(len(training.seeds))
+        ]
+        self.metrics.append(rows)
+        self.row = training.iteration
+        self._keep_table()
+        self.line.update(int(rows[0]["steps"]), rows)
+        if self.events:
+            for row in rows:
+                for name in row.keys() - {"steps", "seed"}:
+                    self.events.add_scalar(f"seed_{int(row['seed'])}/{name}", row[name], int(row["steps"]))
+
+    def _keep_table(self) -> None:
+        table = self.training.table()
+        if table is not None and table.size <= TABLE_ENTRIES:
+            folder = self.run.path / "tables"
+            folder.mkdir(exist_ok=True)
+            np.save(folder / f"{self.training.iteration * self.training.steps_per_iteration:012d}.npy", table)
+
+    def _try_save(self) -> None:
+        """Save, but let one failure pass: the disk may have room again at the next try."""
+        try:
+            self._save()
+            self.failed_saves = 0
+        except StorageFault:
+            self.saved = time.monotonic()
+            self.failed_saves += 1
+            if self.failed_saves > 1:
+                raise
+
+    def _save(self) -> None:
+        notes = {
+            "iteration": self.training.iteration,
+            "metrics": self.metrics.length,
+            "row": self.row,
+            "seconds": time.monotonic() - self.begun,
+        }
+        label = f"{self.training.iteration:010d}"
+        checkpoint.write(self.run.checkpoints, label, self.training.snapshot(), notes)
+        self.saved = time.monotonic()
+
+
+class _Signals:
+    """Turns Ctrl-C and SIGTERM into a wish that is granted at the next chunk; a second one is granted at once."""
+
+    def __enter__(self) -> "_Signals":
+        self.caught: int | None = None
+        self._before = {}
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._note) for number in EXIT_CODES}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, _: FrameType | None) -> None:
+        if self.caught is not None:
+            raise SystemExit(EXIT_CODES[signal.Signals(number)])
+        self.caught = number
+
+    def leave(self, path: Path) -> None:
+        """Stop, now that everything is saved."""
+        if self.caught == signal.SIGTERM:
+            raise SystemExit(EXIT_CODES[signal.SIGTERM])
+        raise KeyboardInterrupt(f"Stopped; saved. Go on with: marlet train --resume {path}")
+
+
+def summary(scores: Scores) -> dict[str, float]:
+    """One seed's evaluation: the mean return of an agent, its standard error over episodes, length, share solved."""
+    mean = scores.score.mean(-1)
+    return {
+        "return": float(mean.mean()),
+        "return_error": float(mean.std(ddof=1) / np.sqrt(len(mean))) if len(mean) > 1 else float("nan"),
+        "length": float(scores.length.mean()),
+        "solved": float(scores.solved.mean()),
+    }
+
+
+def _check_space(training: Training, out: Path) -> None:
+    """Refuse to begin what could not be saved: two checkpoints and one being written."""
+    needed = 3 * bytes_of(training.saved_shapes)
+    place = out.absolute()
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    if free < needed:
+        raise StorageFault(
+            f"The checkpoints of this run need {needed:,} bytes, but {place} has {free:,} free. Free some space, choose "
+            "another --out, or a smaller --capacity of the replay."
+        )
+
+
+def _events(path: Path) -> Any:
+    try:
+        from tensorboardX import SummaryWriter
+    except ImportError as cause:
+        raise MarletError("TensorBoard events need tensorboardX: pip install 'marlet[track]'.") from cause
+    return SummaryWriter(str(path / "events"))

@@ -1,0 +1,94 @@
+"""One line that tells how training goes, on a terminal; elsewhere one plain line at the end."""
+
+import math
+import sys
+import time
+from types import TracebackType
+
+import numpy as np
+
+from marlet.equations.statistics import interval, median
+
+
+class ProgressLine:
+    """A live line on a terminal: how far, how fast, how good, how much longer. Use as a context manager.
+
+    Where the standard error is no terminal (a file, a cluster's log) nothing is written but one line at the end, and
+    with `quiet` nothing at all.
+    """
+
+    def __init__(self, total: int, *, quiet: bool = False):
+        """`total` is the environment steps that each seed will have taken in the end."""
+        self.total, self.quiet = total, quiet
+        self._begun = time.monotonic()
+        self._from: int | None = None
+        self._steps = 0
+        self._seeds = 1
+        self._latest = ""
+        self._live = None
+
+    def moved(self, steps: int) -> None:
+        """Each seed has taken this many steps."""
+        if self._from is None:
+            self._from, self._begun = steps, time.monotonic()
+        self._steps = steps
+        if self._live is not None:
+            self._live.update(self._task, completed=steps, told=self._told())
+
+    def update(self, steps: int, rows: list[dict[str, float]]) -> None:
+        """Show an evaluation: one row a seed, as they are written to metrics.csv."""
+        self._seeds, self._latest = len(rows), evaluation(rows)
+        self.moved(steps)
+
+    def __enter__(self) -> "ProgressLine":
+        if not self.quiet and sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+            self._live = Progress(
+                BarColumn(24),
+                TextColumn("{task.fields[told]}", markup=False),
+                TimeRemainingColumn(compact=True, elapsed_when_finished=True),
+                console=Console(stderr=True),
+                refresh_per_second=4,
+            )
+            self._task = self._live.add_task("", total=self.total, told="compiling")
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live is not None:
+            self._live.stop()
+        elif not self.quiet and error is None:
+            print(self._told(), file=sys.stderr)
+
+    def _told(self) -> str:
+        done = f"{short(self._steps)}/{short(self.total)} steps"
+        return "  ".join(part for part in (done, self._rate(), self._latest) if part)
+
+    def _rate(self) -> str:
+        """Environment steps a second, of all seeds together, since this process began to train."""
+        seconds = time.monotonic() - self._begun
+        taken = (self._steps - (self._from or 0)) * self._seeds
+        return f"{short(taken / seconds)} steps/s" if taken and seconds > 0 else ""
+
+
+def evaluation(rows: list[dict[str, float]]) -> str:
+    """`return -7.51 [-7.80, -7.42]  loss 0.0123`: medians over seeds, and the interval where there are several."""
+    returns = np.array([row["return"] for row in rows])
+    low, high = interval(returns, resamples=1000)
+    text = f"return {median(returns):.2f}"
+    if not math.isnan(low):
+        text += f" [{low:.2f}, {high:.2f}]"
+    losses = np.array([row["loss"] for row in rows if "loss" in row and not math.isnan(row["loss"])])
+    return text + (f"  loss {median(losses):.3g}" if losses.size else "")
+
+
+def short(number: float) -> str:
+    """`1.25M`: a count with three digits and a letter."""
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= 0.9995 * size:
+            return f"{number / size:.3g}{letter}"
+    return f"{number:.3g}"

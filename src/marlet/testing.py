@@ -1,0 +1,446 @@
+"""Conformance checks that anyone can run on parts of their own: does this environment keep its contract?"""
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from marlet.envs.base import Env, State
+from marlet.errors import EnvironmentFault
+from marlet.types import Spec, Step
+
+PATIENCE = 500
+"""Steps of an episode played where the environment names no horizon."""
+
+
+def check_env(env: Env, seed: int = 0, episodes: int = 3) -> list[str]:
+    """Play `episodes` at random and hold every step against the contract of `Env`, `Spec` and `Step`.
+
+    Args:
+        env: one environment, with its options set.
+        seed: of the resets, the steps and the random legal actions.
+        episodes: how many to play, each to its end, or 500 steps where the environment names no horizon.
+
+    Returns:
+        The names of the checks passed, in the order in which they were made.
+
+    Raises:
+        EnvironmentFault: at the first breach: what, which agent, what was expected and the cure.
+    """
+    if not isinstance(env, Env):
+        given = f"the class {env.__name__}" if isinstance(env, type) else f"a {type(env).__name__}"
+        raise EnvironmentFault(
+            f"check_env was given {given}, but expects an environment made from a subclass of marlet's Env. "
+            "Pass an instance, such as check_env(Grid())."
+        )
+    check_spec(env)
+    check_traces(env)
+    check_purity(env, seed)
+    traces = itertools.count()
+
+    def counted(state, action, key):
+        next(traces)
+        return env.step(state, action, key=key)
+
+    reset, step = jax.jit(lambda key: env.reset(key=key)), jax.jit(counted)
+    for episode in range(episodes):
+        play(env, reset, step, seed=seed, episode=episode)
+    count = next(traces)
+    expect(
+        env,
+        count <= 1,
+        f"step was traced {count} times in {episodes} episodes, but must be compiled once",
+        "Keep the dtype and shape of every array the same from step to step.",
+    )
+    check_render(env, reset, seed)
+    return [
+        *("spec", "traces", "shapes", "state structure", "batches", "purity"),
+        *("opening", "finite numbers", "levels", "legal actions", "deaths", "horizon", "one compilation", "render"),
+    ]
+
+
+def expect(env: Env, kept: Any, breach: str, cure: str) -> None:
+    """Raise unless the contract is kept."""
+    if not kept:
+        raise EnvironmentFault(f"{type(env).__name__}: {breach}. {cure}")
+
+
+# What is said before the first step
+
+
+def check_spec(env: Env) -> None:
+    """Every field of the spec is possible, and all of them fit the number of agents."""
+    spec = env.spec
+    expect(
+        env,
+        isinstance(spec, Spec),
+        f"spec is a {type(spec).__name__}, but must be a marlet.types.Spec",
+        "Return Spec(num_agents=..., num_actions=..., obs_shape=..., state_size=...) from the property `spec`.",
+    )
+    for name, low in (("num_agents", 1), ("num_actions", 1), ("state_size", 1)):
+        value = getattr(spec, name)
+        expect(
+            env,
+            whole(value) and value >= low,
+            f"spec.{name} is {value!r}, but must be a whole number of at least {low}",
+            "Correct it in `spec`.",
+        )
+    expect(
+        env,
+        isinstance(spec.obs_shape, tuple)
+        and len(spec.obs_shape) == 1
+        and all(whole(k) and k > 0 for k in spec.obs_shape),
+        f"spec.obs_shape is {spec.obs_shape!r}, but must be (d,) with d features of at least 1",
+        "Flatten observations to one axis.",
+    )
+    for name in ("kinds", "teams", "names"):
+        value = getattr(spec, name)
+        expect(
+            env,
+            len(value) == spec.num_agents,
+            f"spec.{name} has {len(value)} entries, but there are {spec.num_agents} agents",
+            f"Give one entry for each agent, or leave {name} out.",
+        )
+    expect(
+        env,
+        all(whole(k) and k >= 0 for k in spec.kinds + spec.teams),
+        f"spec.kinds is {spec.kinds!r} and spec.teams is {spec.teams!r}, but both must hold whole numbers from 0",
+        "Number kinds and teams 0, 1, 2, ...",
+    )
+    expect(
+        env,
+        len(set(spec.names)) == spec.num_agents and all(isinstance(name, str) for name in spec.names),
+        f"spec.names is {spec.names!r}, but every agent needs a name of its own",
+        "Number the names of agents that are alike.",
+    )
+    expect(
+        env,
+        spec.horizon is None or (whole(spec.horizon) and spec.horizon >= 1),
+        f"spec.horizon is {spec.horizon!r}, but must be None or a whole number of at least 1",
+        "Give the number of steps after which an episode ends at the latest.",
+    )
+    expect(
+        env,
+        not spec.levels or (len(spec.levels) == spec.obs_shape[0] and all(whole(k) and k >= 1 for k in spec.levels)),
+        f"spec.levels is {spec.levels!r}, but must be empty or give a count of at least 1 for each of the "
+        f"{spec.obs_shape[0]} observed features",
+        "Leave levels out where observations cannot be counted.",
+    )
+
+
+def whole(value: Any) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
+# What can be told without playing
+
+
+def check_traces(env: Env) -> None:
+    """`reset` and `step` compile, one copy and many, and speak in the same arrays."""
+    state, opening = traced(env, "reset", lambda key: env.reset(key=key), jax.random.key(0))
+    action = any_action(env.spec)
+    after, following = traced(env, "step", lambda s, a, k: env.step(s, a, key=k), state, action, jax.random.key(0))
+    check_shapes(env, "reset", opening)
+    check_shapes(env, "step", following)
+    check_structure(env, state, after)
+    keys = jax.random.split(jax.random.key(0), 3)
+    states, _ = traced(env, "reset under jax.vmap", jax.vmap(lambda key: env.reset(key=key)), keys)
+    actions = jnp.stack([action] * 3)
+    traced(env, "step under jax.vmap", jax.vmap(lambda s, a, k: env.step(s, a, key=k)), states, actions, keys)
+
+
+def traced(env: Env, name: str, function: Callable, *arguments: Any) -> tuple[Any, Step]:
+    """The shapes and dtypes that `function` returns: (state, step)."""
+    try:
+        result = jax.eval_shape(function, *arguments)
+    except jax.errors.ConcretizationTypeError as error:
+        raise EnvironmentFault(
+            f"{type(env).__name__}: {name} decides in Python on a value that is only known while it runs "
+            f"({first_line(error)}). Use jnp.where or jax.lax.cond instead of `if`, and jnp instead of np."
+        ) from error
+    except Exception as error:
+        raise EnvironmentFault(
+            f"{type(env).__name__}: {name} cannot be compiled by JAX ({type(error).__name__}: {first_line(error)}). "
+            "It must be made of JAX operations on arrays, and return (state, Step)."
+        ) from error
+    expect(
+        env,
+        isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], Step),
+        f"{name} returns {type(result).__name__}, but must return (state, Step)",
+        "Build the Step with make_step.",
+    )
+    return result
+
+
+def first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or ["no message"])[0].rstrip(".")
+
+
+def any_action(spec: Spec) -> jax.Array:
+    """The first action of everyone."""
+    if spec.continuous:
+        return jnp.zeros((spec.num_agents, spec.num_actions), jnp.float32)
+    return jnp.zeros(spec.num_agents, jnp.int32)
+
+
+def check_shapes(env: Env, name: str, step: Step) -> None:
+    """Every array of a step has the spec's shape, and its own dtype."""
+    n, a, spec = env.spec.num_agents, env.spec.num_actions, env.spec
+    for field, shape, dtype in (
+        ("obs", (n, *spec.obs_shape), jnp.float32),
+        ("state", (spec.state_size,), jnp.float32),
+        ("available", (n, a), jnp.bool_),
+        ("reward", (n,), jnp.float32),
+        ("alive", (n,), jnp.bool_),
+        ("truncated", (), jnp.bool_),
+        ("cost", (n,), jnp.float32),
+    ):
+        array = getattr(step, field)
+        expect(
+            env,
+            array.shape == shape,
+            f"{field} after {name} has shape {array.shape}, but the spec says {shape}",
+            "Correct the spec or the array; row i of an array is about agent i.",
+        )
+        expect(
+            env,
+            array.dtype == dtype,
+            f"{field} after {name} is {array.dtype}, but must be {jnp.dtype(dtype).name}",
+            f"Convert it with .astype(jnp.{jnp.dtype(dtype).name}), or build the Step with make_step.",
+        )
+
+
+def check_structure(env: Env, before: State, after: State) -> None:
+    """The state after a step has the arrays, shapes and dtypes of the state after a reset, so nothing recompiles."""
+    expect(
+        env,
+        jax.tree.structure(before) == jax.tree.structure(after),
+        f"the state after step is a {jax.tree.structure(after)}, but after reset a {jax.tree.structure(before)}",
+        "Return the same kind of tree from both, with nothing but arrays changing.",
+    )
+    for (path, old), new in zip(jax.tree.leaves_with_path(before), jax.tree.leaves(after), strict=True):
+        name = f"state{jax.tree_util.keystr(path)}"
+        expect(
+            env,
+            old.shape == new.shape and old.dtype == new.dtype,
+            f"{name} is {old.dtype}{list(old.shape)} after reset, but {new.dtype}{list(new.shape)} after step",
+            "Keep shape and dtype, or the learner is compiled anew at every step.",
+        )
+        expect(
+            env,
+            old.weak_type == new.weak_type,
+            f"{name} is a plain Python number after {'reset' if old.weak_type else 'step'}, but an array of fixed "
+            f"dtype after {'step' if old.weak_type else 'reset'}",
+            f"Write jnp.asarray(value, jnp.{old.dtype}) in both, or the learner is compiled twice.",
+        )
+
+
+def check_purity(env: Env, seed: int) -> None:
+    """Traced twice, `reset` and `step` are the same programs, or programs that say the same of the same key."""
+    key, action = jax.random.key(seed), any_action(env.spec)
+
+    def twice(program: Callable, *arguments: Any) -> list[Any]:
+        # A fresh function each time, since jax.jit remembers what it has traced.
+        return [jax.jit(lambda *given: program(*given)).lower(*arguments) for _ in range(2)]
+
+    def check(name: str, lowered: list[Any], *arguments: Any) -> None:
+        one, two = (program.compile()(*arguments)[1] for program in lowered)
+        for field, first, second in fields(one, two):
+            expect(
+                env,
+                np.array_equal(first, second, equal_nan=True),
+                f"{name} with one and the same key said two different things about {field}",
+                "Draw only from the key, never from np.random or random, and keep nothing between calls but the state.",
+            )
+
+    resets = twice(lambda k: env.reset(key=k), key)
+    steps = twice(lambda s, a, k: env.step(s, a, key=k), resets[0].out_info[0], action, key)
+    if resets[0].as_text() != resets[1].as_text():
+        check("reset", resets, key)
+    if steps[0].as_text() != steps[1].as_text():
+        check("step", steps, resets[0].compile()(key)[0], action, key)
+
+
+def check_render(env: Env, reset: Callable, seed: int) -> None:
+    """The picture is text, or an RGB frame of uint8; drawing nothing is allowed."""
+    if type(env).render is Env.render:
+        return
+    picture = env.render(jax.device_get(reset(jax.random.key(seed))[0]))
+    expect(
+        env,
+        isinstance(picture, str)
+        or (
+            isinstance(picture, np.ndarray)
+            and picture.dtype == np.uint8
+            and picture.ndim == 3
+            and picture.shape[2] == 3
+        ),
+        f"render returns {describe(picture)}, but must return text or a uint8 frame of shape (height, width, 3)",
+        "Convert the frame with np.asarray(frame, np.uint8).",
+    )
+
+
+def describe(thing: Any) -> str:
+    return f"{thing.dtype}{list(thing.shape)}" if isinstance(thing, np.ndarray) else f"a {type(thing).__name__}"
+
+
+def fields(one: Step, two: Step) -> list[tuple[str, np.ndarray, np.ndarray]]:
+    return [(name, np.asarray(getattr(one, name)), np.asarray(getattr(two, name))) for name in vars(one)]
+
+
+# What only playing tells
+
+
+def play(env: Env, reset: Callable, step: Callable, *, seed: int, episode: int) -> None:
+    """One episode of random legal actions, each step checked, and two steps beyond a death of all."""
+    spec = env.spec
+    random = np.random.default_rng([seed, episode])
+    keys = (jax.random.fold_in(jax.random.key(seed), k) for k in itertools.count(episode * 10**6))
+    state, device_step = reset(next(keys))
+    now = opening = jax.device_get(device_step)
+    check_opening(env, opening)
+    check_step(env, opening, opening, "after reset")
+    beyond = 0
+    for t in range(1, (spec.horizon or PATIENCE) + 3):
+        action, key = draw(spec, now, random), next(keys)
+        new_state, device_step = step(state, action, key)
+        after = jax.device_get(device_step)
+        moment = f"after {t} steps of episode {episode}"
+        check_step(env, after, opening, moment)
+        check_deaths(env, now, after, moment)
+        if not now.alive.all() and now.alive.any():
+            check_silence(env, step, state, action, key, now, after, moment)
+        beyond += not now.alive.any()
+        if (bool(after.over) and after.alive.any()) or beyond == 2:
+            return  # what follows a cut by the clock is nobody's concern; what follows death is silence
+        expect(
+            env,
+            spec.horizon is None or t < spec.horizon or bool(after.over),
+            f"the episode is not over {moment}, but spec.horizon is {spec.horizon}",
+            "Set truncated once the clock has run out, or give the true horizon.",
+        )
+        state, now = new_state, after
+
+
+def draw(spec: Spec, now: Step, random: np.random.Generator) -> np.ndarray:
+    """A random action of each agent: a legal choice, or a vector within [-1, 1]."""
+    if spec.continuous:
+        return random.uniform(-1, 1, (spec.num_agents, spec.num_actions)).astype(np.float32)
+    return np.array([random.choice(np.flatnonzero(legal)) for legal in now.available], np.int32)
+
+
+def check_opening(env: Env, opening: Step) -> None:
+    """A reset brings no reward and no end."""
+    names = env.spec.names
+    for field in ("reward", "cost"):
+        values = getattr(opening, field)
+        i = int(np.argmax(values != 0))
+        expect(
+            env,
+            not values.any(),
+            f"{names[i]} has {field} {values[i]:g} after reset, but nothing has been done yet",
+            f"Leave {field} out of make_step in `reset`.",
+        )
+    i = int(np.argmin(opening.alive))
+    expect(
+        env,
+        opening.alive.all(),
+        f"{names[i]} is not alive after reset, but every episode opens with everyone alive",
+        "Set alive to True for all in `reset`.",
+    )
+    expect(
+        env,
+        not opening.truncated,
+        "the episode is truncated after reset, but has not begun",
+        "Let the clock start at 0 in `reset`.",
+    )
+
+
+def check_step(env: Env, step: Step, opening: Step, moment: str) -> None:
+    """Numbers are finite, observations within their levels, and every agent may do something."""
+    spec = env.spec
+    for field in ("obs", "reward", "cost"):
+        values = getattr(step, field).reshape(spec.num_agents, -1)
+        i, k = np.unravel_index(np.argmin(np.isfinite(values)), values.shape)
+        expect(
+            env,
+            np.isfinite(values).all(),
+            f"{field} of {spec.names[i]} is {values[i, k]} {moment}"
+            + (f" in feature {k}" if field == "obs" else "")
+            + ", but must be finite",
+            "Look for a division by zero, or the root or logarithm of a negative number.",
+        )
+    expect(
+        env,
+        np.isfinite(step.state).all(),
+        f"feature {np.argmin(np.isfinite(step.state))} of the global state is not finite {moment}",
+        "Look for a division by zero, or the root or logarithm of a negative number.",
+    )
+    if spec.levels:
+        check_levels(env, step, opening, moment)
+    i = int(np.argmin(step.available.any(-1)))
+    expect(
+        env,
+        step.available.any(-1).all(),
+        f"{spec.names[i]} has no legal action {moment}, but must have one" + ("" if step.alive[i] else ", dead or not"),
+        "Make an action that does nothing available."
+        if step.alive[i]
+        else "Make all actions of a dead agent available: available | ~alive[:, None].",
+    )
+
+
+def check_levels(env: Env, step: Step, opening: Step, moment: str) -> None:
+    """Feature k of a living agent is one of 0, 1/(levels[k]-1), ..., 1; one that has a single level never changes."""
+    spec = env.spec
+    levels = np.array(spec.levels)
+    scaled = step.obs * (levels - 1)
+    nearest = np.clip(np.round(scaled), 0, levels - 1)
+    bad = np.where(levels == 1, step.obs != opening.obs, np.abs(scaled - nearest) > 1e-3) & step.alive[:, None]
+    i, k = np.unravel_index(np.argmax(bad), bad.shape)
+    expect(
+        env,
+        not bad.any(),
+        f"{spec.names[i]} observes {step.obs[i, k]:g} in feature {k} {moment}, but spec.levels[{k}] is {levels[k]}: "
+        + ("it must never change" if levels[k] == 1 else f"it must be one of 0, 1/{levels[k] - 1}, ..., 1"),
+        "Scale the feature as value/(levels-1), or leave levels out.",
+    )
+
+
+def check_deaths(env: Env, now: Step, after: Step, moment: str) -> None:
+    """Who was dead stays dead, and earns and costs nothing."""
+    names, dead = env.spec.names, ~now.alive
+    i = int(np.argmax(dead & after.alive))
+    expect(
+        env,
+        not (dead & after.alive).any(),
+        f"{names[i]} is alive again {moment}, but the dead stay dead until the next reset",
+        "Write alive = state.alive & ... in `step`, and never reset there: the engine does.",
+    )
+    for field in ("reward", "cost"):
+        values = np.where(dead, getattr(after, field), 0)
+        i = int(np.argmax(values != 0))
+        expect(
+            env,
+            not values.any(),
+            f"{names[i]} was dead and still has {field} {values[i]:g} {moment}, but the dead have none",
+            f"Multiply {field} by who was alive before the step; the step of the death itself still counts.",
+        )
+
+
+def check_silence(
+    env: Env, step: Callable, state: State, action: np.ndarray, key: jax.Array, now: Step, after: Step, moment: str
+) -> None:
+    """What the dead choose changes nothing."""
+    other = action.copy()
+    other[~now.alive] = -action[~now.alive] if env.spec.continuous else (action[~now.alive] + 1) % env.spec.num_actions
+    changed = jax.device_get(step(state, other, key)[1])
+    for field, one, two in fields(after, changed):
+        expect(
+            env,
+            np.array_equal(one, two),
+            f"{field} depends on what dead agents chose {moment}, but their actions must have no effect",
+            "Mask the action of the dead in `step`.",
+        )

@@ -1,0 +1,68 @@
+"""Returns against an independent slow loop, and the identities they must satisfy."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from marlet.equations.returns import continues, n_step_returns
+
+
+def slow_n_step(reward, next_value, goes_on, discount, n):
+    """Follow each entry forwards by hand."""
+    returns = []
+    for t in range(len(reward)):
+        total, weight, k = 0.0, 1.0, t
+        while True:
+            total += weight * reward[k]
+            weight *= discount
+            if k - t + 1 == n or not goes_on[k]:
+                total += weight * next_value[k]
+                break
+            k += 1
+        returns.append(total)
+    return np.array(returns)
+
+
+def test_worked_numbers():
+    # Three entries, the second ends an episode by death (its next value is 0), discount .5, two steps.
+    returns = n_step_returns(
+        jnp.array([1.0, 2.0, 4.0]), jnp.array([10.0, 0.0, 8.0]), jnp.array([True, False, False]), 0.5, 2
+    )
+    np.testing.assert_allclose(returns, [1 + 0.5 * 2 + 0.25 * 0, 2.0, 4 + 0.5 * 8])
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(1, 7), st.integers(1, 4), st.floats(0, 1), st.integers(0, 2**31 - 1))
+def test_equals_the_slow_loop(steps, n, discount, seed):
+    rng = np.random.default_rng(seed)
+    reward, value = rng.normal(size=(2, steps)).astype(np.float32)
+    goes_on = rng.random(steps) < 0.7
+    goes_on[-1] = False
+    fast = n_step_returns(jnp.array(reward), jnp.array(value), jnp.array(goes_on), discount, n)
+    np.testing.assert_allclose(fast, slow_n_step(reward, value, goes_on, discount, n), rtol=1e-4, atol=1e-5)
+
+
+def test_nothing_after_an_end_changes_what_came_before():
+    rng = np.random.default_rng(0)
+    reward, value = jnp.array(rng.normal(size=(2, 6)))
+    goes_on = jnp.array([True, True, False, True, True, False])
+    before = n_step_returns(reward, value, goes_on, 0.9, 4)[:3]
+    changed = n_step_returns(reward.at[3:].add(100.0), value.at[3:].add(100.0), goes_on, 0.9, 4)[:3]
+    np.testing.assert_array_equal(before, changed)
+    # Negative control: where the end is not seen, the later rewards leak into the earlier returns.
+    leaky = n_step_returns(reward.at[3:].add(100.0), value, goes_on.at[2].set(True), 0.9, 4)[:3]
+    assert not np.allclose(before, leaky)
+
+
+def test_continues_ends_where_the_next_entry_opens_an_episode_and_at_the_last():
+    first = jnp.array([[True, False], [False, True], [True, False]])
+    np.testing.assert_array_equal(continues(first), [[True, False], [False, True], [False, False]])
+
+
+@pytest.mark.parametrize("n", [1, 3, 10])
+def test_an_endless_game_is_worth_ten(n):
+    # The value of reward 1 for ever at discount .9 reproduces itself.
+    returns = n_step_returns(jnp.ones(5), jnp.full(5, 10.0), jnp.array([True] * 4 + [False]), 0.9, n)
+    np.testing.assert_allclose(returns, 10.0, rtol=1e-6)

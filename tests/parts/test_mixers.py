@@ -1,0 +1,65 @@
+"""Mixers: what joins must be monotone, must depend on the state, and must be trained."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from marlet.parts.mixers import Apart, Monotonic, Sum
+from marlet.types import Spec
+
+SPEC = Spec(num_agents=3, num_actions=4, obs_shape=(2,), state_size=5)
+MIXERS = [Apart(), Sum(), Monotonic(), Monotonic(size=4, hyper=0)]
+
+
+@pytest.mark.parametrize("mixer", MIXERS)
+@pytest.mark.parametrize("seed", range(5))
+def test_no_agents_value_ever_lowers_what_is_joined(mixer, seed):
+    weights_key, values_key, state_key = jax.random.split(jax.random.key(seed), 3)
+    weights = mixer.init(SPEC, key=weights_key)
+    values, state = 5 * jax.random.normal(values_key, (50, 3)), 3 * jax.random.normal(state_key, (50, 5))
+    slope = jax.vmap(jax.jacobian(lambda v, s: mixer.mix(weights, v, s)))(values, state)
+    assert slope.shape == (50, 1 if mixer.joins else 3, 3)
+    assert (slope >= 0).all()
+
+
+@pytest.mark.parametrize("mixer", MIXERS[1:])
+def test_the_best_joint_action_is_made_of_each_agents_best(mixer):
+    weights = mixer.init(SPEC, key=jax.random.key(0))
+    values = jax.random.normal(jax.random.key(1), (3, 4))
+    state = jax.random.normal(jax.random.key(2), (5,))
+    joint = jnp.stack(jnp.meshgrid(*[jnp.arange(4)] * 3, indexing="ij"), -1).reshape(-1, 3)
+    taken = jax.vmap(lambda action: values[jnp.arange(3), action])(joint)
+    best = joint[mixer.mix(weights, taken, jnp.broadcast_to(state, (64, 5)))[:, 0].argmax()]
+    np.testing.assert_array_equal(best, values.argmax(-1))
+
+
+def test_weights_that_may_be_negative_would_be_noticed():
+    mixer = Monotonic()
+    weights = mixer.init(SPEC, key=jax.random.key(0))
+    values, state = jax.random.normal(jax.random.key(1), (50, 3)), jax.random.normal(jax.random.key(2), (50, 5))
+
+    def unsigned(v, s):  # the same network with the absolute values taken away
+        layers = lambda parts, x: parts[-1](jax.nn.relu(parts[0](x)))  # noqa: E731
+        first = layers(weights.first_weights, s).reshape(3, mixer.size)
+        hidden = jax.nn.elu((v[:, None] * first).sum(0) + weights.first_bias(s))
+        return (hidden * layers(weights.second_weights, s)).sum()
+
+    assert (jax.vmap(jax.grad(unsigned))(values, state) < 0).any()
+
+
+def test_gradients_reach_every_part_of_the_mixer():
+    mixer = Monotonic()
+    weights = mixer.init(SPEC, key=jax.random.key(0))
+    values, state = jax.random.normal(jax.random.key(1), (50, 3)), jax.random.normal(jax.random.key(2), (50, 5))
+    gradient = jax.grad(lambda w: (mixer.mix(w, values, state) ** 2).sum())(weights)
+    assert all(jnp.abs(leaf).max() > 0 for leaf in jax.tree.leaves(gradient))
+
+
+def test_what_a_team_is_rewarded_by_and_when_it_is_over():
+    reward, alive = jnp.array([[1.0, 2.0, 6.0]]), jnp.array([[False, True, False]])
+    np.testing.assert_allclose(Sum().share(reward), [[3.0]])
+    np.testing.assert_array_equal(Sum().lives(alive), [[True]])
+    np.testing.assert_array_equal(Sum().lives(alive & False), [[False]])
+    np.testing.assert_array_equal(Apart().share(reward), reward)
+    np.testing.assert_array_equal(Apart().lives(alive), alive)

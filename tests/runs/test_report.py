@@ -1,0 +1,139 @@
+"""Runs side by side: the numbers of the table, pictures that exist, and names that are only ever data."""
+
+import csv
+import io
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from marlet.errors import MarletError, StorageFault
+from marlet.runs import report
+from marlet.runs.directory import MetricsFile, Run
+
+HOSTILE = ["$\\frac{$", "_hidden", "\x1b[2J\x1b]0;owned\x07red", "<script>alert(1)</script>", "=cmd|'/c calc'!A1", "a|b*c_d"]
+
+
+def a_run(folder, name="one", algorithm="qmix", env=None, returns=((-9, -8, -6), (-9, -7, -5)), seconds=10.0):
+    """A run's directory with the greedy returns of each seed, evaluated every 100 steps."""
+    path = folder / name
+    path.mkdir()
+    env = env or {"type": "Spread", "agents": 3}
+    options = {"format": 1, "env": env, "algorithm": {"type": "QLearning", "name": algorithm}}
+    (path / "options.json").write_text(json.dumps(options))
+    rows = [
+        {"steps": 100.0 * point, "seed": float(seed), "seconds": seconds, "return": float(score), "loss": np.nan}
+        for point in range(len(returns[0]))
+        for seed, score in enumerate(np.array(returns)[:, point])
+    ]
+    MetricsFile(path / "metrics.csv").append(rows)
+    return Run(path)
+
+
+def test_the_table_says_what_the_runs_reached(tmp_path):
+    runs = [a_run(tmp_path), a_run(tmp_path, "two", "vdn", returns=[(-9, -9, -8)])]
+    first, second = report.table(runs)
+    assert (first["run"], first["algorithm"], first["environment"], first["seeds"]) == ("one", "qmix", "Spread", 2)
+    assert (first["return"], first["low"], first["high"]) == (-5.5, -6.0, -5.0)
+    assert (first["steps"], first["seconds"], first["steps_per_second"]) == (200, 10.0, 40)
+    assert second["return"] == -8.0
+    assert np.isnan(second["low"])
+
+
+def test_only_evaluations_that_all_seeds_reached_count(tmp_path):
+    run = a_run(tmp_path)
+    with open(run.path / "metrics.csv", "a") as file:
+        file.write("300,0,11,99,\n")  # seed 1 was stopped before
+    assert report.table([run])[0]["return"] == -5.5
+
+
+def test_a_run_without_evaluations_is_refused(tmp_path):
+    run = a_run(tmp_path)
+    (run.path / "metrics.csv").write_text("steps,seed,seconds,return,loss\n")
+    with pytest.raises(MarletError, match="no evaluations yet"):
+        report.table([run])
+
+
+def test_equal_names_are_told_apart_and_tasks_by_what_differs(tmp_path):
+    runs = [
+        a_run(tmp_path),
+        a_run(tmp_path, "two"),
+        a_run(tmp_path, "three", "vdn"),
+        a_run(tmp_path, "four", env={"type": "Spread", "agents": 5}),
+    ]
+    assert report.tasks(runs) == ["Spread(agents=3)"] * 3 + ["Spread(agents=5)"]
+    assert report.labels(runs) == ["qmix (one)", "qmix (two)", "vdn", "qmix"]
+
+
+def test_improvements_are_told_of_runs_in_the_same_task(tmp_path):
+    runs = [
+        a_run(tmp_path),
+        a_run(tmp_path, "two", "vdn", returns=[(0, 1, 2), (0, 1, 3)]),
+        a_run(tmp_path, "three", env={"type": "Grid"}),
+    ]
+    assert report.improvements(runs) == ["vdn beats qmix with probability 1.00 [1.00, 1.00]"]
+
+
+def test_curves_are_drawn_with_their_bands(tmp_path):
+    runs = [a_run(tmp_path), a_run(tmp_path, "two", "vdn", returns=[(-9, -9, -8)])]
+    alone = pixels(report.curves(runs[1:], tmp_path / "alone.png"))
+    both = pixels(report.curves(runs, tmp_path / "both.png"))
+    blue, pale = (0, 114, 178), (204, 227, 240)
+    assert (both == blue).all(-1).sum() > 200  # the line
+    assert (abs(both.astype(int) - pale) < 3).all(-1).sum() > 1000  # the band
+    # Negative control: one seed alone has a line and no band.
+    assert (alone == blue).all(-1).sum() > 200
+    assert not (abs(alone.astype(int) - pale) < 3).all(-1).sum() > 1000
+
+
+def test_a_panel_for_each_task(tmp_path):
+    runs = [a_run(tmp_path), a_run(tmp_path, "two", env={"type": "Grid"})]
+    one, two = pixels(report.curves(runs[:1], tmp_path / "one.png")), pixels(report.curves(runs, tmp_path / "two.png"))
+    assert two.shape[1] > 1.4 * one.shape[1]
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_names_are_data(tmp_path, name):
+    runs = [a_run(tmp_path, algorithm=name, env={"type": name}), a_run(tmp_path, "two", name, {"type": name})]
+    assert pixels(report.curves(runs, tmp_path / "curves.png")).std() > 0
+    rows = report.table(runs)
+    assert "\x1b" not in report.as_text(rows)
+    assert "\x07" not in report.as_text(rows)
+    markdown = report.as_markdown(rows)
+    assert "<script" not in markdown.replace("\\<", "")
+    assert all(line.replace("\\|", "").count("|") == len(rows[0]) + 1 for line in markdown.splitlines())
+    for cells in list(csv.reader(io.StringIO(report.as_csv(rows))))[1:]:
+        assert len(cells) == len(rows[0])
+        assert not cells[1].startswith(("=", "+", "-", "@"))
+
+
+def test_columns_line_up_and_numbers_stand_to_the_right():
+    text = report.as_text([{"run": "a", "return": -1.0}, {"run": "longer", "return": float("nan")}])
+    assert text.split("\n") == ["run     return", "a        -1.00", "longer       -"]
+
+
+def test_learned_tables_over_time(tmp_path):
+    run = a_run(tmp_path)
+    assert report.write_tables_png(run) is None
+    (run.path / "tables").mkdir()
+    for point in range(4):
+        table = np.zeros((2, 30, 5), np.float32)
+        table[:, 7, 2] = point
+        np.save(run.path / "tables" / f"{100 * point:012d}.npy", table)
+    picture = pixels(report.write_tables_png(run))
+    assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 20
+
+
+def test_what_cannot_be_written_is_known_beforehand(tmp_path):
+    report.ready(tmp_path / "new" / "folder")
+    assert (tmp_path / "new" / "folder").is_dir()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageFault, match="--out"):
+        report.ready(tmp_path / "file" / "below")
+    with pytest.raises(StorageFault, match="Cannot write"):
+        report.curves([a_run(tmp_path)], tmp_path / "nowhere" / "curves.png")
+
+
+def pixels(path):
+    return np.asarray(Image.open(path).convert("RGB"))
