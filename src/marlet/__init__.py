@@ -10,6 +10,7 @@ Everything below is imported when it is first used; `import marlet` alone is qui
 """
 
 import importlib
+import importlib.util
 from typing import Any
 
 from marlet.errors import MarletError as MarletError
@@ -28,8 +29,7 @@ RECORDS = {
 
 def _homes() -> dict[str, str]:
     """The module that each public name lives in."""
-    from marlet import catalogue
-
+    catalogue = importlib.import_module("marlet.catalogue")
     algorithms = map(catalogue.algorithm_entry, catalogue.algorithm_names())
     envs = map(catalogue.env_entry, catalogue.env_names())
     parts = map(catalogue.part_entry, catalogue.part_names())
@@ -38,6 +38,8 @@ def _homes() -> dict[str, str]:
 
 
 def __getattr__(name: str) -> Any:
+    if not name.startswith("_") and importlib.util.find_spec(f"marlet.{name}"):
+        return importlib.import_module(f"marlet.{name}")
     homes = {} if name.startswith("_") else _homes()
     if name not in homes:
         raise AttributeError(f"module 'marlet' has no attribute '{name}'")

@@ -14,7 +14,7 @@ import dataclasses
 import importlib
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -54,8 +54,14 @@ class Option:
         """The default as a user types it: `monotonic`, `64,64`, `0.0005`."""
         if self.parts:
             return snake(self.default.partition("(")[0])
-        value = _literal(self.default)
-        return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+        value = literal(self.default)
+        return (
+            ",".join(map(str, value))
+            if isinstance(value, tuple)
+            else str(value).lower()
+            if isinstance(value, bool)
+            else str(value)
+        )
 
 
 @dataclass(frozen=True)
@@ -222,8 +228,8 @@ def fitted(owner: str, option: Option, name: str, value: Any) -> Any:
         return _found(name, _part_name(value), {part: part for part in option.parts})
     kind = option.type
     given = value
-    if isinstance(value, str) and kind != "str":
-        value = _literal(f"({value},)" if kind.startswith("tuple") and value[:1] not in ("(", "[") else value)
+    if isinstance(value, str) and not kind.startswith("str"):
+        value = literal(f"({value},)" if kind.startswith("tuple") and value[:1] not in ("(", "[") else value)
     try:
         return _as(kind, value)
     except (TypeError, ValueError):
@@ -235,14 +241,15 @@ def fitted(owner: str, option: Option, name: str, value: Any) -> Any:
 # Records
 
 
-def record_of(holder: Any, name: str = "") -> dict[str, Any]:
-    """Plain JSON values from which `rebuild` makes the same object again; `name` is the one a foreign factory has."""
+def record_of(holder: Any) -> dict[str, Any]:
+    """Plain JSON values from which `rebuild` makes the same object again."""
     from marlet.bridges.resolve import Factory
     from marlet.options import describe
 
-    if isinstance(holder, Factory):
-        return {"type": name or holder.name, "options": dict(holder.options)}
-    return describe(holder)
+    if not isinstance(holder, Factory):
+        return describe(holder)
+    public = holder.attribute == "parallel_env" and holder.module.partition(".")[0] in TRUSTED
+    return {"type": f"pettingzoo:{holder.module}" if public else holder.name, "options": dict(holder.options)}
 
 
 def rebuild(record: Mapping[str, Any]) -> Any:
@@ -267,7 +274,10 @@ def rebuild(record: Mapping[str, Any]) -> Any:
         return make_env(kind, record.get("options", {}))
     found = _final_classes()
     if kind not in found:
-        raise MarletError(f"There is no environment, algorithm or part '{kind}'.{nearest(kind, found)}")
+        raise MarletError(
+            f"Marlet has no environment, algorithm or part '{kind}'.{nearest(kind, found)} An environment of your own is "
+            "named again by --env PACKAGE.MODULE:FUNCTION."
+        )
     known = _options(found[kind])
     values = {}
     for name, value in record.items():
@@ -355,7 +365,7 @@ def _tuples(value: Any) -> Any:
     return tuple(map(_tuples, value)) if isinstance(value, tuple | list) else value
 
 
-def _literal(text: str) -> Any:
+def literal(text: str) -> Any:
     """What a text says, if it is a number, a truth value, a list or the like; else the text itself."""
     words = {"true": True, "false": False, "none": None, "inf": math.inf, "-inf": -math.inf, "(,)": ()}
     if text.lower() in words:
@@ -368,7 +378,7 @@ def _literal(text: str) -> Any:
 
 def _loose(value: Any) -> Any:
     """An option of a foreign environment, whose type nobody has told."""
-    return _literal(value) if isinstance(value, str) else value
+    return literal(value) if isinstance(value, str) else value
 
 
 def snake(name: str) -> str:
@@ -482,7 +492,7 @@ def _algorithms() -> dict[str, Entry]:
             family = _classes().get(_resolved(module, node.returns))
             if family is not None and _classes()[ALGORITHM] in _line(family):
                 options = _options(family)
-                for name, default in _defaults(node, family.node.name).items():
+                for name, default in _defaults(module, node, family.node.name).items():
                     options[name] = dataclasses.replace(options[name], default=default)
                 del options["name"]  # it is the constructor's to say
                 doc = ast.get_docstring(node) or ""
@@ -490,26 +500,49 @@ def _algorithms() -> dict[str, Entry]:
     return found
 
 
-def _defaults(constructor: ast.FunctionDef, family: str) -> dict[str, str]:
+def _defaults(module: str, constructor: ast.FunctionDef, family: str) -> dict[str, str]:
     """What a constructor sets apart from its family's defaults: `Family(mixer=Sum(), **these)` in its source."""
-    local = {
+    known = _constants(module) | _assigned(constructor.body)
+    found = {}
+    for call in ast.walk(constructor):
+        if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == family:
+            for keyword in call.keywords:
+                inside = {keyword.arg: keyword.value} if keyword.arg else _dictionary(keyword.value, known)
+                found |= {name: ast.unparse(value) for name, value in inside.items()}
+    return found
+
+
+def _constants(module: str) -> dict[str, ast.expr]:
+    """The expressions of a module's names, those it imports from its neighbours included."""
+    tree = _modules()[module]
+    found = {}
+    for statement in tree.body:
+        if isinstance(statement, ast.ImportFrom) and statement.module in _modules():
+            theirs = _assigned(_modules()[statement.module].body)
+            found |= {a.asname or a.name: theirs[a.name] for a in statement.names if a.name in theirs}
+    return found | _assigned(tree.body)
+
+
+def _assigned(body: Sequence[ast.stmt]) -> dict[str, ast.expr]:
+    """The expression that each plain name is set to."""
+    return {
         target.id: statement.value
-        for statement in constructor.body
-        if isinstance(statement, ast.Assign) and isinstance(statement.value, ast.Dict)
+        for statement in body
+        if isinstance(statement, ast.Assign)
         for target in statement.targets
         if isinstance(target, ast.Name)
     }
-    found = {}
-    for call in ast.walk(constructor):
-        if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == family):
-            continue
-        for keyword in call.keywords:
-            if keyword.arg:
-                found[keyword.arg] = ast.unparse(keyword.value)
-            elif isinstance(keyword.value, ast.Name) and keyword.value.id in local:
-                given = local[keyword.value.id]
-                found |= {_text(key): ast.unparse(v) for key, v in zip(given.keys, given.values, strict=True)}
-    return found
+
+
+def _dictionary(node: ast.expr, known: Mapping[str, ast.expr]) -> dict[str, ast.expr]:
+    """What a dictionary holds, written out, named, or joined by `|`; nothing where it is made in another way."""
+    if isinstance(node, ast.Name) and node.id in known:
+        return _dictionary(known[node.id], known)
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
+        return _dictionary(node.left, known) | _dictionary(node.right, known)
+    if isinstance(node, ast.Dict):
+        return {_text(key): value for key, value in zip(node.keys, node.values, strict=True) if key is not None}
+    return {}
 
 
 def _options(found: _Class) -> dict[str, Option]:
@@ -521,24 +554,31 @@ def _options(found: _Class) -> dict[str, Option]:
                 continue
             call = node.value
             if isinstance(call, ast.Call) and _resolved(holder.module, call.func) == ("marlet.options", "option"):
-                options[node.target.id] = _option(holder.module, node, call)
+                options[node.target.id] = _option(holder.module, node.target.id, node, call)
     return options
 
 
-def _option(module: str, node: ast.AnnAssign, call: ast.Call) -> Option:
-    limits = {keyword.arg: _literal(ast.unparse(keyword.value)) for keyword in call.keywords}
+def _option(module: str, name: str, node: ast.AnnAssign, call: ast.Call) -> Option:
+    given = {keyword.arg: keyword.value for keyword in call.keywords if keyword.arg}
+    limits = {name: literal(ast.unparse(given[name])) for name in ("low", "high") if name in given}
     family = _resolved(module, node.annotation)
-    choices = limits.get("choices", ())
     return Option(
-        name=node.target.id,
+        name=name,
         type=ast.unparse(node.annotation),
         default=ast.unparse(call.args[0]),
         help=_text(call.args[1]),
-        low=limits.get("low"),
-        high=limits.get("high"),
-        choices=choices if isinstance(choices, tuple) else (),
-        parts=tuple(snake(name) for name in _final(family)) if family in _abstract_parts() else (),
+        choices=_choices(given["choices"], _constants(module)) if "choices" in given else (),
+        parts=tuple(snake(part) for part in _final(family)) if family in _abstract_parts() else (),
+        **limits,
     )
+
+
+def _choices(node: ast.expr, known: Mapping[str, ast.expr]) -> tuple[Any, ...]:
+    """The choices, written out or as `tuple(DICTIONARY)`."""
+    if isinstance(node, ast.Call):
+        return tuple(name for argument in node.args for name in _dictionary(argument, known))
+    value = literal(ast.unparse(node))
+    return value if isinstance(value, tuple) else ()
 
 
 def _text(node: ast.expr | None) -> str:

@@ -23,11 +23,10 @@ from marlet.catalogue import (
     checked,
     env_entry,
     env_names,
-    fitted,
     is_foreign,
+    literal,
     make_algorithm,
     make_env,
-    part_entry,
     settings,
 )
 from marlet.errors import MarletError, nearest
@@ -150,10 +149,7 @@ def train(words: list[str], given: Given) -> None:
     else:
         algorithm, env, own = _chosen(words, given)
         door = prepared()
-        own.pop("debug", None)
-        env_name, env_options = env
-        made = make_env(env_name, env_options)
-        run = door.train(made, make_algorithm(*algorithm), named=env_name, **own)
+        run = door.train(make_env(*env), make_algorithm(*algorithm), **own)
     print(run.path)
 
 
@@ -165,7 +161,7 @@ def evaluate(words: list[str], given: Given) -> None:
     door = prepared()
     from marlet.runs.report import as_text
 
-    found = door.evaluate(path, env, episodes=own["episodes"], seed=own["seed"])
+    found = door.evaluate(path, env(), episodes=own["episodes"], seed=own["seed"])
     print(as_text(found.rows()))
     print(
         f"{len(found.returns)} episodes of {found.lengths.mean():.1f} steps, {found.solved.mean():.0%} ended by the world"
@@ -183,7 +179,8 @@ def compare(words: list[str], given: Given) -> None:
 
     door = prepared()
     print(as_text(door.compare(words, own["out"])))
-    print("\n".join(improvements([Run(path) for path in words])))
+    for sentence in improvements([Run(path) for path in words]):
+        print(sentence)
     if own["out"] is not None:
         print(Path(own["out"]) / "curves.png")
 
@@ -201,7 +198,7 @@ def watch(words: list[str], given: Given) -> None:
     if own["out"] is not None:
         show.check_output(out)
     policy = door.load(path, seed=own["seed"])
-    episode = show.play(policy, door.env_of_run(Run(path), env), seed=own["episode"])
+    episode = show.play(policy, door.env_of_run(Run(path), env()), seed=own["episode"])
     if own["terminal"] or (isinstance(episode.frames[0], str) and own["out"] is None):
         print("\n".join(show.told(episode, policy.spec.names)))
         return
@@ -275,12 +272,11 @@ def split(tokens: Iterable[str]) -> tuple[list[str], Given]:
     words, given, waiting = [], {}, ""
     switches = _switches()
     for token in tokens:
-        if waiting and not token.startswith("--"):
-            given[waiting], waiting = token, ""
-        elif waiting:
-            break
-        elif not token.startswith("--"):
-            words.append(token)
+        if not token.startswith("--"):
+            if waiting:
+                given[waiting], waiting = token, ""
+            else:
+                words.append(token)
         else:
             text, equals, value = token[2:].partition("=")
             name = text.replace("-", "_")
@@ -293,10 +289,9 @@ def split(tokens: Iterable[str]) -> tuple[list[str], Given]:
             elif off or name in switches:
                 given[name] = "false" if off else "true"
             else:
-                waiting = name
-    if waiting:
-        # A misspelt switch looks like an option without a value: the caller knows the names and says so.
-        given[waiting] = MISSING
+                # A misspelt switch looks like this, too: the caller knows the names and says which it is.
+                given[name] = MISSING
+            waiting = name if given[name] == MISSING else ""
     return words, given
 
 
@@ -353,8 +348,8 @@ def _chosen(words: list[str], given: Given) -> tuple[tuple[str, Given], tuple[st
     _refuse_strangers(f"train {name} {printable(env_name)}", given, known)
     others.pop("debug", None)
     checked(entry, others)
-    _check_env_options(env_name, env_options, "train")
     own = checked(_entry("train", TRAIN), {key: value for key, value in given.items() if key in TRAIN})
+    _check_env_options(env_name, env_options, "train")
     return (name, others), (env_name, env_options), own
 
 
@@ -367,31 +362,21 @@ def _check_env_options(name: str, options: Given, command: str) -> None:
         checked(entry, options)
 
 
-def _own(command: Command, name: str, given: Given) -> tuple[dict[str, Any], Any]:
-    """All options of a command, defaults included, and the environment that was named, if any.
+def _own(command: Command, name: str, given: Given) -> tuple[dict[str, Any], Callable[[], Any]]:
+    """All options of a command, defaults included, and what gives the environment that was named, or None.
 
-    Options `--env.X` belong to that environment; importing it waits until they are known to be right.
+    Options `--env.X` belong to that environment; it is not imported before they are known to be right.
     """
     env_options = {key.removeprefix("env."): value for key, value in given.items() if key.startswith("env.")}
     _refuse_strangers(name, given, {*command.options, *(f"env.{key}" for key in env_options if command.foreign)})
-    chosen = {key: value for key, value in given.items() if key in command.options}
-    entry = _entry(name, command.options)
-    defaults = {key: fitted(name, option, key, option.shown_default) for key, option in command.options.items()}
-    own = defaults | checked(entry, chosen)
+    own = {key: literal(option.default) for key, option in command.options.items()}
+    own |= checked(_entry(name, command.options), {key: given[key] for key in given if key in command.options})
     env_name = own.pop("env", "")
     if env_options and not env_name:
         raise MarletError(f"{flag(f'env.{next(iter(env_options))}')} needs the environment's name, too: --env NAME")
     if env_name:
         _check_env_options(env_name, env_options, name)
-    return own, _Named(env_name, env_options) if env_options else env_name or None
-
-
-@dataclass(frozen=True)
-class _Named:
-    """An environment by name and options, not yet made."""
-
-    name: str
-    options: Given
+    return own, lambda: make_env(env_name, env_options) if env_options else env_name or None
 
 
 def _words(command: str, words: list[str], count: int) -> list[str]:
@@ -506,12 +491,10 @@ def _help_options(options: Mapping[str, Option], prefix: str = "") -> str:
     """Every option with what it takes, what it means, its range and its default."""
     lines = []
     for name, option in options.items():
-        switch = option.type == "bool" and option.default == "True"
-        left = f"{flag(f'no_{prefix}{name}' if switch else prefix + name)} {_metavar(option)}".rstrip()
+        no = "[no-]" if option.type == "bool" else ""
+        left = f"--{no}{flag(prefix + name)[2:]} {_metavar(option)}".rstrip()
         about = _range(option)
-        default = (
-            "" if option.type == "bool" or option.shown_default in ("None", "") else f"default {option.shown_default}"
-        )
+        default = "" if option.shown_default in ("None", "") else f"default {option.shown_default}"
         notes = "; ".join(part for part in (about, default) if part)
         lines.append((left, option.help + (f" ({notes})" if notes else "")))
     return _lines(lines)

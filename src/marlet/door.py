@@ -10,6 +10,7 @@ from marlet.algorithms.base import Algorithm
 from marlet.bridges.resolve import Factory
 from marlet.catalogue import algorithms_for, make_algorithm, make_env, rebuild, record_of
 from marlet.engine.host import HostEnv
+from marlet.engine.host_train import HostTraining
 from marlet.engine.train import Training
 from marlet.envs.base import Env
 from marlet.errors import MarletError
@@ -59,10 +60,10 @@ def train(
         steps=int(steps), seeds=seeds, seed=seed, evaluations=evaluations, episodes=episodes, tensorboard=tensorboard
     )
     report.ready(Path(out))
-    record = record_of(env_of(env), name=env if isinstance(env, str) else "")
+    env = env_of(env)
     algorithm = make_algorithm(algorithm) if isinstance(algorithm, str) else algorithm
-    training = training_of(env_of(env), algorithm, plan, workers)
-    return pictured(experiment.train(training, plan, env=record, out=out, name=name, quiet=quiet))
+    training = training_of(env, algorithm, plan, workers)
+    return pictured(experiment.train(training, plan, env=record_of(env), out=out, name=name, quiet=quiet))
 
 
 def resume(
@@ -169,11 +170,16 @@ def training_of(env: Env | Factory, algorithm: Algorithm, plan: experiment.Plan,
         MarletError: if the algorithm does not fit the environment, with the names of those that do.
     """
     if isinstance(env, Factory):
-        raise MarletError(f"{env.name} cannot be trained yet.")
+        with HostEnv(env, 1, workers=0) as probe:
+            spec = probe.spec
+    else:
+        spec = env.spec
     try:
-        algorithm.check(env.spec)
+        algorithm.check(spec)
     except MarletError as misfit:
-        raise MarletError(f"{misfit} Fit for this environment: {', '.join(algorithms_for(env.spec))}.") from None
+        raise MarletError(f"{misfit} Fit for this environment: {', '.join(algorithms_for(spec)) or 'none'}.") from None
+    if isinstance(env, Factory):
+        return HostTraining(env, algorithm, seed=plan.seed, seeds=plan.seeds, workers=workers)
     return Training(env, algorithm, seed=plan.seed, seeds=plan.seeds)
 
 

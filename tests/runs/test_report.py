@@ -12,7 +12,14 @@ from marlet.errors import MarletError, StorageFault
 from marlet.runs import report
 from marlet.runs.directory import MetricsFile, Run
 
-HOSTILE = ["$\\frac{$", "_hidden", "\x1b[2J\x1b]0;owned\x07red", "<script>alert(1)</script>", "=cmd|'/c calc'!A1", "a|b*c_d"]
+HOSTILE = [
+    "$\\frac{$",
+    "_hidden",
+    "\x1b[2J\x1b]0;owned\x07red",
+    "<script>alert(1)</script>",
+    "=cmd|'/c calc'!A1",
+    "a|b*c_d",
+]
 
 
 def a_run(folder, name="one", algorithm="qmix", env=None, returns=((-9, -8, -6), (-9, -7, -5)), seconds=10.0):

@@ -145,22 +145,36 @@ class TabularQ(Tabular):
         return linear(steps, self.temperature_start, self.temperature_end, self.temperature_steps)
 
 
+# The textbook's constants are the families' defaults. The named learners below differ: on the resource grid, where an
+# agent sees only where it stands, a start at zero and epsilon .1 throughout end below random play when played greedily.
+# Optimism makes them try every way, and little exploration late lets the values settle on the way they take.
+STEADY = {"learning_rate": 0.05, "initial_value": 20.0, "epsilon_end": 0.02, "epsilon_steps": 25_000}
+
+
 def shared_q(**options) -> TabularQ:
-    """All agents learn one table together, each by its own observation and reward (Tan 1993, "sharing policies")."""
-    return changed(TabularQ(sharing="shared"), **options)
+    """All agents learn one table together, each by its own observation and reward (Tan 1993, "sharing policies").
+
+    Every agent writes to the same cells, and what is good for one is taken by the other: smaller steps than alone.
+    """
+    return changed(TabularQ(name="shared_q", sharing="shared", **STEADY | {"learning_rate": 0.02}), **options)
 
 
 def tabular_iql(**options) -> TabularQ:
     """Each agent learns a table of its own, the others are part of its world (Tan 1993; Claus & Boutilier 1998)."""
-    return changed(TabularQ(), **options)
+    return changed(TabularQ(name="tabular_iql", **STEADY), **options)
 
 
 def hysteretic(**options) -> TabularQ:
-    """Independent learners that believe good news more than bad, which partners cause (Matignon et al. 2007, IROS)."""
-    return changed(TabularQ(negative_scale=0.1), **options)
+    """Independent learners that believe good news more than bad, which partners cause (Matignon et al. 2007, IROS).
+
+    Bad news is slow to be believed, so these start twice as high and learn twice as fast as the others.
+    """
+    faster = STEADY | {"learning_rate": 0.1, "initial_value": 40.0}
+    return changed(TabularQ(name="hysteretic", negative_scale=0.2, **faster), **options)
 
 
 def boltzmann(**options) -> TabularQ:
     """Independent learners that explore by softmax, cooling down (Claus & Boutilier 1998, section 2.2)."""
-    cooling = {"temperature_start": 10.0, "temperature_end": 0.1, "temperature_steps": 5_000}
-    return changed(TabularQ(epsilon_start=0.0, epsilon_end=0.0, **cooling), **options)
+    cooling = {"temperature_start": 5.0, "temperature_end": 0.1, "temperature_steps": 5_000}
+    silent = {"epsilon_start": 0.0, "epsilon_end": 0.0}
+    return changed(TabularQ(name="boltzmann", **STEADY | silent, **cooling), **options)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from marlet.algorithms.base import needs_one_team
-from marlet.algorithms.tabular import Tables, Tabular, live_means, needs_table
+from marlet.algorithms.tabular import STEADY, Tables, Tabular, live_means, needs_table
 from marlet.equations.choices import chosen
 from marlet.options import changed
 from marlet.parts.tables import (
@@ -169,9 +169,9 @@ def worth(learned: PartnerTables, step: Step) -> Float[Array, "*batch n a"]:
 
 def central_q(**options) -> CentralQ:
     """One learner chooses for the whole team, by its value of joint actions (Boutilier 1996, TARK)."""
-    return changed(CentralQ(), **options)
+    return changed(CentralQ(name="central_q", **STEADY), **options)
 
 
 def jal(**options) -> JointActionLearner:
     """Joint action learners: values of joint actions with a model of the partners (Claus & Boutilier 1998, AAAI)."""
-    return changed(JointActionLearner(), **options)
+    return changed(JointActionLearner(name="jal", **STEADY), **options)

@@ -205,14 +205,14 @@ class MinimaxQ(Tabular):
 
 def wolf_phc(**options) -> PolicyClimbing:
     """Win or learn fast: policies climb slowly while winning, quickly while losing (Bowling & Veloso 2002)."""
-    return changed(PolicyClimbing(), **options)
+    return changed(PolicyClimbing(name="wolf_phc"), **options)
 
 
 def phc(**options) -> PolicyClimbing:
     """Policy hill climbing at one rate, which circles around mixed equilibria (Bowling & Veloso 2002, table 3)."""
-    return changed(PolicyClimbing(win_rate=0.002, lose_rate=0.002), **options)
+    return changed(PolicyClimbing(name="phc", win_rate=0.002, lose_rate=0.002), **options)
 
 
 def minimax_q(**options) -> MinimaxQ:
     """Minimax-Q: the safest mixed strategy against any opponent of a zero-sum game (Littman 1994)."""
-    return changed(MinimaxQ(), **options)
+    return changed(MinimaxQ(name="minimax_q"), **options)

@@ -71,6 +71,9 @@ class QLearning(Algorithm):
     memory: int = option(0, "units of the recurrent memory (GRU); 0 for none", low=0)
     sees_index: bool = option(True, "whether agents that share a network are told which one they are")
     discount: float = option(0.95, "worth of a reward one step later", low=0.0, high=1.0)
+    reward_scale: float = option(
+        1.0, "factor on rewards before they are learned from; what is reported keeps its units"
+    )
     n_step: int = option(1, "rewards summed before bootstrapping", low=1)
     double: bool = option(True, "choose the next action by the online network, value it by the target network")
     learning_rate: float = option(2e-3, "step size of Adam at the beginning", low=0.0)
@@ -177,7 +180,9 @@ class QLearning(Algorithm):
         next_joined = jnp.where(self.mixer.lives(e.next_alive), next_joined, 0.0)
 
         goes_on = jnp.broadcast_to(continues(e.first)[..., None], next_joined.shape)
-        returns = n_step_returns(self.mixer.share(e.reward), next_joined, goes_on, self.discount, self.n_step)
+        returns = n_step_returns(
+            self.reward_scale * self.mixer.share(e.reward), next_joined, goes_on, self.discount, self.n_step
+        )
         error = jax.lax.stop_gradient(returns) - predicted
         weight = self.mixer.lives(e.alive).astype(error.dtype)
         count = jnp.maximum(weight.sum(), 1.0)
@@ -187,7 +192,7 @@ class QLearning(Algorithm):
 
     def _optimiser(self) -> optax.GradientTransformation:
         """Adam's direction from clipped gradients; the step size is applied apart, so that it may be a traced value."""
-        return optax.chain(optax.clip_by_global_norm(self.max_gradient), optax.scale_by_adam(eps=1e-5))
+        return optax.chain(optax.clip_by_global_norm(self.max_gradient), optax.scale_by_adam(eps=1e-8))
 
     def _rows(self) -> int:
         """Sequences in the replay: enough for `capacity` transitions, a multiple of `envs`."""

@@ -9,13 +9,16 @@ from marlet.types import Key, Spec
 
 
 class Linear(eqx.Module):
-    """`x @ weight + bias`, with orthogonal weights (Saxe et al. 2014, arXiv:1312.6120)."""
+    """`x @ weight + bias`, with normal weights whose variance is `scale² / inputs` (He et al. 2015, arXiv:1502.01852).
+
+    Not orthogonal ones: their QR decomposition calls a BLAS whose threads were seen to lock up inside XLA's.
+    """
 
     weight: Float[Array, "inputs outputs"]
     bias: Float[Array, " outputs"]
 
     def __init__(self, inputs: int, outputs: int, *, key: Key, scale: float = 2**0.5):
-        self.weight = jax.nn.initializers.orthogonal(scale)(key, (inputs, outputs), jnp.float32)
+        self.weight = scale / inputs**0.5 * jax.random.normal(key, (inputs, outputs), jnp.float32)
         self.bias = jnp.zeros(outputs, jnp.float32)
 
     def __call__(self, x: Float[Array, "*batch inputs"]) -> Float[Array, "*batch outputs"]:

@@ -14,7 +14,7 @@ from marlet.engine.host import HostEnv
 from marlet.envs.base import Env
 from marlet.errors import MarletError
 from marlet.runs.policy import Policy
-from marlet.types import Spec
+from marlet.types import Spec, where
 
 COPIES = 16
 """Copies of a host environment that play side by side."""
@@ -72,6 +72,7 @@ def _evaluate_host(policy: Policy, factory: Factory, episodes: int, seed: int) -
     each = -(-episodes // copies)
     algorithm, learned = policy.algorithm, policy.learned
     act = jax.jit(lambda memory, step, key: algorithm.act(learned, memory, step, key=key, greedy=True)[:2])
+    forget = jax.jit(where)
     keys = jax.random.key(seed)
     with HostEnv(factory, copies) as env:
         _check_fit(policy.spec, env.spec, factory.name)
@@ -92,9 +93,7 @@ def _evaluate_host(policy: Policy, factory: Factory, episodes: int, seed: int) -
             if next.over.any():
                 played += next.over
                 score[next.over], length[next.over] = 0, 0
-                memory = jax.tree.map(
-                    lambda a, b: np.where(next.over.reshape(-1, *[1] * (a.ndim - 1)), a, b), blank, memory
-                )
+                memory = forget(next.over, blank, memory)
     if not returns:
         raise MarletError(f"No episode of {factory.name} ended within {limit} steps.")
     return Evaluation(env.spec.names, np.stack(returns), np.array(lengths), np.array(solved))

@@ -1,5 +1,6 @@
 """Plays one episode before the eyes: as a GIF, as an MP4, or as text in a terminal."""
 
+import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,7 +65,7 @@ def _play_host(policy: Policy, factory: Factory, seed: int) -> Episode:
         now = env.reset(seed)
         frames, rewards = [env.render()], []
         while len(rewards) < LONGEST:
-            action = policy.act(now.obs[0], available=now.available[0])
+            action = policy.act(np.asarray(now.obs[0]), available=np.asarray(now.available[0]))
             next, now = env.step(np.asarray(action)[None])
             rewards.append(next.reward[0])
             if next.over[0]:
@@ -84,12 +85,8 @@ def check_output(out: Path) -> None:
     """
     if out.suffix not in (".gif", ".mp4"):
         raise MarletError(f"{out} should end in .gif or .mp4.")
-    if out.suffix == ".mp4":
-        try:
-            import imageio_ffmpeg
-        except ImportError as cause:
-            raise MarletError("An MP4 needs imageio: pip install 'marlet[video]'. Or give a name in .gif.") from cause
-        del imageio_ffmpeg
+    if out.suffix == ".mp4" and importlib.util.find_spec("imageio_ffmpeg") is None:
+        raise MarletError("An MP4 needs imageio: pip install 'marlet[video]'. Or give a name in .gif.")
     try:
         with open(out, "ab"):
             pass
@@ -104,7 +101,7 @@ def save(episode: Episode, out: Path, *, frames_per_second: float = 8.0) -> Path
     pictures = [painted(frame) if isinstance(frame, str) else np.asarray(frame, np.uint8) for frame in episode.frames]
     pictures = _one_size(pictures)
     if out.suffix == ".mp4":
-        import imageio.v2 as imageio
+        import imageio.v2 as imageio  # pyright: ignore[reportMissingImports]
 
         held = [pictures[-1]] * int(frames_per_second)
         imageio.mimwrite(out, [*pictures, *held], fps=frames_per_second, macro_block_size=2)
@@ -149,7 +146,7 @@ def blocks(frame: Frame, columns: int = 60) -> str:
     from PIL import Image
 
     rows = max(2, round(columns * frame.shape[0] / frame.shape[1]) // 2 * 2)
-    small = np.asarray(Image.fromarray(np.asarray(frame, np.uint8)).resize((columns, rows)))
+    small = np.asarray(Image.fromarray(np.asarray(frame, np.uint8)).resize((columns, rows), Image.Resampling.BOX))
     pair = lambda up, down: "\x1b[38;2;{};{};{};48;2;{};{};{}m\u2580".format(*up, *down)  # noqa: E731
     lines = ["".join(map(pair, small[y], small[y + 1])) + "\x1b[0m" for y in range(0, rows, 2)]
     return "\n".join(lines)

@@ -1,0 +1,99 @@
+"""Trains hundreds of independent runs at once, for checks of how often something is learned; and rollouts by hand."""
+
+from dataclasses import replace
+from functools import partial
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from marlet.engine.rollout import Tally, opening, rollout
+from marlet.types import Rollout, Spec, Step, Transition
+
+
+@partial(jax.jit, static_argnames=("env", "algorithm", "steps", "runs"))
+def train(env, algorithm, steps, runs, *, key, options=None):
+    """That many runs of `steps` environment steps; everything returned leads with the run.
+
+    `options` holds one value a run for each option named, so that variants of a family are compiled once.
+    """
+    updates = steps // (algorithm.envs * algorithm.length)
+
+    def run(key, options):
+        init_key, open_key, train_key = jax.random.split(key, 3)
+        rule = replace(algorithm, **options)
+        learned = rule.init(env.spec, key=init_key)
+        world = opening(env, rule, learned, rule.envs, key=open_key)
+
+        def iteration(carry, key):
+            learned, world = carry
+            play_key, learn_key = jax.random.split(key)
+            tally = Tally.empty(env.spec.num_agents)
+            world, _, played = rollout(env, rule, learned, world, tally, rule.length, key=play_key)
+            learned, _ = rule.update(learned, played, key=learn_key)
+            return (learned, world), None
+
+        return jax.lax.scan(iteration, (learned, world), jax.random.split(train_key, updates))[0][0]
+
+    return jax.vmap(run)(jax.random.split(key, runs), options or {})
+
+
+@eqx.filter_jit
+def score(env, algorithm, learned, *, envs=1, steps=1, key, greedy=True):
+    """The mean over agents of an episode's return, one number a run, from `envs` environments for `steps` steps."""
+
+    def run(learned, key):
+        open_key, play_key = jax.random.split(key)
+        world = opening(env, algorithm, learned, envs, key=open_key)
+        tally = Tally.empty(env.spec.num_agents)
+        _, tally, _ = rollout(env, algorithm, learned, world, tally, steps, key=play_key, greedy=greedy)
+        return tally.score.mean() / jnp.maximum(tally.episodes, 1)
+
+    runs = jax.tree.leaves(learned)[0].shape[0]
+    return jax.vmap(run)(learned, jax.random.split(key, runs))
+
+
+@partial(jax.jit, static_argnames="rule")
+def updated(rule, learned, played):
+    """What is learned from this rollout."""
+    return rule.update(learned, played, key=jax.random.key(0))[0]
+
+
+@partial(jax.jit, static_argnames=("rule", "greedy"))
+def acted(rule, learned, step, greedy=False):
+    """What is done at this step."""
+    return rule.act(learned, (), step, key=jax.random.key(0), greedy=greedy)[1]
+
+
+def line(n, a=2, cells=4, **options):
+    """What may be known of a world in which each agent stands in one of a few cells."""
+    return Spec(num_agents=n, num_actions=a, obs_shape=(1,), state_size=1, levels=(cells,), **options)
+
+
+def at(*cells, most=3):
+    """Observations, one row an agent, of agents in these cells; T = B = 1."""
+    return jnp.array(cells, jnp.float32)[None, None, :, None] / most
+
+
+def said(obs, *, actions, reward=0.0, available=None, alive=True, truncated=False):
+    """A step whose observations are given, `*batch n d`, and everything else broadcast to fit."""
+    obs = jnp.asarray(obs, jnp.float32)
+    batch, n = obs.shape[:-2], obs.shape[-2]
+    fill = lambda x, shape, kind: jnp.broadcast_to(jnp.asarray(x, kind), shape)  # noqa: E731
+    return Step(
+        obs=obs,
+        state=jnp.zeros((*batch, 1)),
+        available=fill(True if available is None else available, (*batch, n, actions), bool),
+        reward=fill(reward, (*batch, n), jnp.float32),
+        alive=fill(alive, (*batch, n), bool),
+        truncated=fill(truncated, batch, bool),
+        cost=jnp.zeros((*batch, n)),
+    )
+
+
+def played(now, action, next):
+    """A rollout of these transitions; every array leads with `T B`."""
+    first = jnp.zeros(now.truncated.shape, bool)
+    return Rollout(
+        transitions=Transition(now=now, action=jnp.asarray(action), next=next, first=first, extra=()), memory=()
+    )

@@ -1,0 +1,276 @@
+"""Deep Q-learning of teams: solved games, ends, masks, memories, targets."""
+
+import dataclasses
+from functools import partial
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from marlet.algorithms.values import Experience, QLearning, iql, qmix, vdn
+from marlet.engine.rollout import Tally, opening, rollout
+from marlet.envs.base import Env, make_step
+from marlet.envs.matrix import Matrix
+from marlet.envs.two_step import TwoStep
+from marlet.errors import MarletError
+from marlet.types import Spec
+from many_runs import train
+
+SMALL = dict(hidden=(32,), warmup=0, learning_rate_end=1e-3, learning_rate_steps=0, target_rate=0.05)
+UNIFORM = dict(epsilon_start=1.0, epsilon_end=1.0)
+GAME = dict(envs=32, length=1, batch=64, capacity=2_000, **SMALL, **UNIFORM)
+
+
+def joint_table(algorithm, learned, obs, state):
+    """The joined value of every joint action, shape (a,) * n (each agent's own value where nothing is joined)."""
+    team = learned.online.team
+    _, values = team.step(team.blank(1), obs[None])
+    values = values[0]
+    n, a = values.shape
+    joint = jnp.stack(jnp.meshgrid(*[jnp.arange(a)] * n, indexing="ij"), -1)
+    taken = jnp.take_along_axis(values, joint.reshape(-1, n).T, axis=1).T
+    mixed = algorithm.mixer.mix(learned.online.mixer, taken, jnp.broadcast_to(state, (a**n, state.shape[-1])))
+    return mixed.reshape(*[a] * n, -1)
+
+
+def tables_of_runs(algorithm, env, runs, obs, state, steps):
+    learned = train(env, algorithm, steps, runs, key=jax.random.key(0))
+    return np.asarray(jax.vmap(partial(joint_table, algorithm), in_axes=(0, None, None))(learned, obs, state))[..., 0]
+
+
+# --- solved games ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def qtran_game():
+    env = Matrix(game="qtran")
+    _, step = env.reset(key=jax.random.key(0))
+    return env, step.obs, step.state
+
+
+def test_vdn_fits_the_closest_sum_to_qtrans_game(qtran_game):
+    env, obs, state = qtran_game
+    tables = tables_of_runs(vdn(**GAME), env, 4, obs, state, 100_000)
+    expected = [[-6.22, -4.89, -4.89], [-4.89, -3.56, -3.56], [-4.89, -3.56, -3.56]]
+    np.testing.assert_allclose(np.median(tables, axis=0), expected, atol=0.25)
+
+
+def test_qmix_as_trained_gives_up_the_best_of_qtrans_game(qtran_game):
+    env, obs, state = qtran_game
+    tables = tables_of_runs(qmix(**GAME), env, 4, obs, state, 200_000)
+    expected = [[-8, -8, -8], [-8, 0, 0], [-8, 0, 0]]
+    np.testing.assert_allclose(np.median(tables, axis=0), expected, atol=0.5)
+
+
+@pytest.mark.parametrize(("name", "payoff"), [("iql", 7.0), ("vdn", 7.0), ("qmix", 8.0)])
+def test_the_two_step_game_under_uniform_data(name, payoff):
+    algorithm = {"iql": iql, "vdn": vdn, "qmix": qmix}[name](discount=0.99, **GAME)
+    env = TwoStep()
+    learned = train(env, algorithm, 200_000, 4, key=jax.random.key(1))
+
+    @jax.jit
+    @jax.vmap
+    def play(learned):
+        world = opening(env, algorithm, learned, 1, key=jax.random.key(0))
+        _, tally, _ = rollout(env, algorithm, learned, world, Tally.empty(2), 2, key=jax.random.key(0), greedy=True)
+        return tally.score.mean()
+
+    assert np.median(play(learned)) == payoff
+
+
+def test_qmix_values_of_the_two_step_game():
+    algorithm = qmix(discount=0.99, **GAME)
+    stage = lambda k: (jnp.broadcast_to(jax.nn.one_hot(k, 3), (2, 3)), jax.nn.one_hot(k, 3))  # noqa: E731
+    learned = train(TwoStep(), algorithm, 200_000, 4, key=jax.random.key(1))
+    table = lambda k: np.median(  # noqa: E731
+        jax.vmap(partial(joint_table, algorithm), in_axes=(0, None, None))(learned, *stage(k))[..., 0], axis=0
+    )
+    np.testing.assert_allclose(table(0), [[6.93, 6.93], [7.92, 7.92]], atol=0.25)
+    np.testing.assert_allclose(table(1), np.full((2, 2), 7.0), atol=0.25)
+    np.testing.assert_allclose(table(2), [[0, 1], [1, 8]], atol=0.4)
+
+
+# --- the end of an episode -------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Endless(Env):
+    """Reward 1 for ever, cut off by a clock of 10 that is told apart from a death, or not."""
+
+    deadly: bool = False
+
+    spec = Spec(num_agents=2, num_actions=2, obs_shape=(1,), state_size=1, horizon=10)
+
+    def reset(self, *, key):
+        return jnp.zeros((), jnp.int32), make_step(self.spec, obs=jnp.ones((2, 1)), state=jnp.ones(1))
+
+    def step(self, state, action, *, key):
+        ends = state + 1 >= 10
+        step = make_step(
+            self.spec,
+            obs=jnp.ones((2, 1)),
+            state=jnp.ones(1),
+            reward=jnp.ones(2),
+            alive=jnp.broadcast_to(~(ends & self.deadly), (2,)),
+            truncated=ends & (not self.deadly),
+        )
+        return state + 1, step
+
+
+@pytest.mark.parametrize("make", [iql, vdn, qmix])
+@pytest.mark.parametrize(("length", "n_step"), [(10, 1), (4, 3)])
+def test_the_endless_game_is_worth_ten(make, length, n_step):
+    # Each entry's observation is the same, so a learner that takes the clock for a death fits the mean over the clock
+    # of what is left, (1 - .9^k) / .1 averaged over k = 1..10: 4.14 (6.51 where the clock were seen). Both are far off.
+    options = SMALL | dict(discount=0.9, envs=8, batch=16, capacity=800, length=length, n_step=n_step)
+    env, deadly = Endless(), Endless(deadly=True)
+    _, step = env.reset(key=jax.random.key(0))
+
+    def value(env):
+        algorithm = make(**options)
+        learned = train(env, algorithm, 60_000, 2, key=jax.random.key(0))
+        table = jax.vmap(partial(joint_table, algorithm), in_axes=(0, None, None))(learned, step.obs, step.state)
+        return float(np.median(np.asarray(table).max((1, 2))))
+
+    assert value(env) == pytest.approx(10.0, rel=0.02)
+    assert value(deadly) < 7.0
+
+
+def experience(algorithm, spec, count, *, key):
+    """Random sequences, with ends inside."""
+    shapes = algorithm._example(spec)
+    leaves, tree = jax.tree.flatten(shapes)
+    keys = jax.random.split(key, len(leaves))
+
+    def draw(shape, key):
+        axes = (count, *shape.shape)
+        if shape.dtype == jnp.bool_:
+            return jax.random.bernoulli(key, 0.7, axes)
+        if shape.dtype == jnp.int32:
+            return jax.random.randint(key, axes, 0, spec.num_actions)
+        return jax.random.normal(key, axes)
+
+    drawn = jax.tree.unflatten(tree, [draw(s, k) for s, k in zip(leaves, keys, strict=True)])
+    return dataclasses.replace(drawn, next_available=drawn.next_available.at[..., 0].set(True))
+
+
+def loss_of(algorithm, spec, sequences):
+    learned = algorithm.init(spec, key=jax.random.key(0))
+    return jax.jit(lambda e: algorithm._loss(learned.online, learned.target, e)[0])(sequences)
+
+
+@pytest.mark.parametrize("n", [1, 2, 5])
+@pytest.mark.parametrize("make", [iql, vdn, qmix])
+def test_the_dead_are_not_trained_on_and_illegal_next_actions_do_not_count(make, n):
+    spec = Spec(num_agents=n, num_actions=3, obs_shape=(4,), state_size=6)
+    algorithm = make(length=7, memory=0, hidden=(8,))
+    e = experience(algorithm, spec, 3, key=jax.random.key(n))
+    e = dataclasses.replace(e, alive=e.alive.at[:, 2:].set(False), next_alive=e.next_alive.at[:, 1:].set(False))
+    base = loss_of(algorithm, spec, e)
+    later = dataclasses.replace(
+        e, reward=e.reward.at[:, 2:].add(9.0), obs=e.obs.at[:, 2:].add(9.0), next_obs=e.next_obs.at[:, 1:].add(9.0)
+    )
+    np.testing.assert_array_equal(base, loss_of(algorithm, spec, later))
+    assert base != loss_of(algorithm, spec, dataclasses.replace(e, reward=e.reward.at[:, 0].add(9.0)))
+
+
+@pytest.mark.parametrize("double", [False, True])
+def test_the_next_action_is_the_best_legal_one(double):
+    spec = Spec(num_agents=2, num_actions=3, obs_shape=(4,), state_size=1)
+    algorithm = iql(length=1, hidden=(), double=double, sees_index=False)
+    learned = algorithm.init(spec, key=jax.random.key(0))
+    # Linear networks with only biases: the target values are 1, 2, 3; the online network likes action 0 best.
+    flat = jax.tree.map(jnp.zeros_like, learned.online)
+    bias = lambda w, values: eqx.tree_at(lambda w: w.team.copies.last.bias, w, jnp.array([values]))  # noqa: E731
+    online, target = bias(flat, [30.0, 20.0, 10.0]), bias(flat, [1.0, 2.0, 3.0])
+    e = experience(algorithm, spec, 1, key=jax.random.key(0))
+    e = dataclasses.replace(
+        e,
+        action=jnp.zeros_like(e.action),
+        reward=jnp.zeros_like(e.reward),
+        alive=jnp.ones_like(e.alive),
+        next_alive=jnp.ones_like(e.next_alive),
+        next_available=jnp.broadcast_to(jnp.array([False, True, True]), e.next_available.shape),
+    )
+    loss, _ = algorithm._loss(online, target, e)
+    next_value = 2.0 if double else 3.0  # of the legal ones, the online network likes action 1, the target action 2
+    np.testing.assert_allclose(loss, (30.0 - algorithm.discount * next_value) ** 2, rtol=1e-5)
+
+
+# --- memories, targets, programs -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sharing", ["shared", "own"])
+def test_replaying_a_rollout_reproduces_what_was_seen_when_acting(sharing):
+    env, algorithm = Endless(), vdn(memory=6, hidden=(8,), envs=3, length=7, sharing=sharing)
+    learned = algorithm.init(env.spec, key=jax.random.key(0))
+    world = opening(env, algorithm, learned, 3, key=jax.random.key(1))
+    play = jax.jit(lambda w, k: rollout(env, algorithm, learned, w, Tally.empty(2), 7, key=k))
+    world, _, _ = play(world, jax.random.key(2))
+    after, _, played = play(world, jax.random.key(3))  # begins inside an episode and has an end inside
+    t = played.transitions
+    memories, _ = learned.online.team.unroll(played.memory, t.now.obs, t.first)
+    assert float(jnp.abs(played.memory).max()) > 0
+    assert t.first[1:].any()
+    np.testing.assert_allclose(memories[-1], after.memory, rtol=1e-5, atol=1e-6)
+    # Negative control: from blank memories, or without restarts, it does not.
+    blank, _ = learned.online.team.unroll(jnp.zeros_like(played.memory), t.now.obs[:2], t.first[:2])
+    assert not np.allclose(blank[1], memories[1], atol=1e-6)
+
+
+@pytest.mark.parametrize("make", [vdn, qmix])
+def test_everything_is_trained_and_targets_follow(make):
+    spec = Spec(num_agents=2, num_actions=3, obs_shape=(4,), state_size=5)
+    algorithm = make(length=4, hidden=(8,), target_rate=0.5, target_period=2, warmup=0, envs=2)
+    learned = algorithm.init(spec, key=jax.random.key(0))
+    parts = (learned.online, learned.target, learned.optimiser, learned.updates)
+    replay = learned.replay.add(experience(algorithm, spec, 2, key=jax.random.key(1)))
+    improve = jax.jit(lambda parts, key: algorithm._improve(parts, replay, jnp.float32(0.01), key=key)[0])
+    once = improve(parts, jax.random.key(2))
+    moved = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), once[0], learned.online)
+    assert all(change > 0 for change in jax.tree.leaves(moved))
+    assert eqx.tree_equal(once[1], learned.target)  # every second update only
+    twice = improve(once, jax.random.key(3))
+    middle = jax.tree.map(lambda target, online: target + 0.5 * (online - target), learned.target, twice[0])
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-6), twice[1], middle)
+
+
+def test_learning_rates_can_be_mapped_over():
+    env = TwoStep()
+
+    def run(rate):
+        algorithm = qmix(**(GAME | dict(learning_rate=rate, learning_rate_end=rate)))
+        learned = algorithm.init(env.spec, key=jax.random.key(0))
+        world = opening(env, algorithm, learned, 32, key=jax.random.key(1))
+        _, _, played = rollout(env, algorithm, learned, world, Tally.empty(2), 1, key=jax.random.key(2))
+        return algorithm.update(learned, played, key=jax.random.key(3))[0].online.team.copies.last.weight
+
+    many = jax.jit(jax.vmap(run))(jnp.array([0.0, 1e-3, 1e-2]))
+    sizes = jnp.abs(many - many[0]).max((1, 2, 3))
+    assert sizes[0] == 0
+    np.testing.assert_allclose(sizes[2] / sizes[1], 10.0, rtol=1e-3)
+
+
+def test_what_does_not_fit_is_refused_with_the_cure():
+    continuous = Spec(num_agents=2, num_actions=2, obs_shape=(4,), state_size=1, continuous=True)
+    teams = Spec(num_agents=2, num_actions=2, obs_shape=(4,), state_size=1, teams=(0, 1))
+    with pytest.raises(MarletError, match="discrete"):
+        qmix().check(continuous)
+    with pytest.raises(MarletError, match="2 teams.*iql"):
+        vdn().check(teams)
+    iql().check(teams)
+    with pytest.raises(MarletError, match="Did you mean 'discount'"):
+        qmix(discout=0.9)
+    with pytest.raises(MarletError, match="from 0.0 to 1.0"):
+        qmix(discount=1.5)
+
+
+def test_the_replay_keeps_what_learning_needs_and_no_more():
+    algorithm, spec = QLearning(length=5, memory=3), Spec(num_agents=2, num_actions=4, obs_shape=(6,), state_size=7)
+    example = algorithm._example(spec)
+    assert isinstance(example, Experience)
+    assert example.obs.shape == (5, 2, 6)
+    assert example.next_available.shape == (5, 2, 4)
+    assert example.memory.shape == (2, 3)

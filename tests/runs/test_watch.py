@@ -1,0 +1,120 @@
+"""Episodes before the eyes: pictures, text, and what cannot be shown, said beforehand."""
+
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from marlet.algorithms.values import iql
+from marlet.bridges.resolve import resolve
+from marlet.envs.matrix import Matrix
+from marlet.envs.spread import Spread
+from marlet.errors import MarletError, StorageFault
+from marlet.runs import watch
+from marlet.runs.evaluate import Evaluation, evaluate
+from marlet.runs.policy import Policy
+
+
+def beginner(env):
+    """A policy that has learned nothing."""
+    algorithm = iql(hidden=(4,), capacity=1, envs=1, length=1)
+    return Policy(algorithm, algorithm.init(env.spec, key=jax.random.key(0)), env.spec)
+
+
+@pytest.fixture(scope="module")
+def spread():
+    return beginner(Spread())
+
+
+def test_a_whole_episode_is_seen_from_its_opening_on(spread):
+    episode = watch.play(spread, Spread(steps=4), seed=3)
+    assert len(episode.frames) == 5
+    assert episode.rewards.shape == (4, 3)
+    assert not np.array_equal(episode.frames[0], episode.frames[-1])
+    again = watch.play(spread, Spread(steps=4), seed=3)
+    np.testing.assert_array_equal(again.rewards, episode.rewards)
+    assert (watch.play(spread, Spread(steps=4), seed=4).rewards != episode.rewards).any()
+
+
+def test_a_gif_has_every_frame_and_keeps_the_last(spread, tmp_path):
+    episode = watch.play(spread, Spread(steps=4))
+    distinct = watch.Episode([np.roll(frame, 7 * k, 0) for k, frame in enumerate(episode.frames)], episode.rewards)
+    out = tmp_path / "episode.gif"
+    watch.check_output(out)
+    watch.save(distinct, out)
+    with Image.open(out) as image:
+        assert (image.n_frames, image.size) == (5, (360, 360))
+        image.seek(4)
+        assert image.info["duration"] == 1000
+
+
+def test_text_is_told_with_what_was_earned(tmp_path):
+    env = Matrix(game="climbing", rounds=2)
+    policy = beginner(env)
+    episode = watch.play(policy, env)
+    opening, first, _ = watch.told(episode, policy.spec.names)
+    assert opening.startswith("step 0\nround 0 of 2")
+    assert first.startswith(f"step 1  agent_0 {episode.rewards[0, 0]:+.2f}  agent_1")
+    assert watch.save(episode, tmp_path / "text.gif").stat().st_size > 0
+
+
+def test_pictures_in_a_terminal_show_their_colours():
+    frame = np.zeros((20, 20, 3), np.uint8)
+    frame[10:] = (255, 0, 0)
+    lines = watch.blocks(frame, columns=4).split("\n")
+    assert len(lines) == 2
+    assert "48;2;0;0;0m" in lines[0]
+    assert "48;2;255;0;0m" in lines[1]
+
+
+def test_a_pettingzoo_environment_is_watched_and_played(spread):
+    pytest.importorskip("mpe2")
+    factory = resolve("pettingzoo:mpe2.simple_spread_v3", max_cycles=3)
+    episode = watch.play(spread, factory)
+    assert len(episode.frames) == len(episode.rewards) == 3
+    assert episode.frames[0].ndim == 3
+    found = evaluate(spread, factory, episodes=3)
+    assert found.returns.shape == (3, 3)
+    assert (found.lengths == 3).all()
+    assert not found.solved.any()
+
+
+def test_the_same_policy_scores_alike_here_and_in_pettingzoo(spread):
+    pytest.importorskip("mpe2")
+    ours = evaluate(spread, Spread(), episodes=128).rows()[-1]
+    theirs = evaluate(spread, resolve("pettingzoo:mpe2.simple_spread_v3"), episodes=32).rows()[-1]
+    assert ours["low"] < theirs["high"]
+    assert theirs["low"] < ours["high"]
+
+
+def test_intervals_are_students():
+    found = Evaluation(("a", "b"), np.array([[1.0, 2], [3, 2], [5, 2]]), np.full(3, 4), np.full(3, True))
+    first, second, mean = found.rows()
+    assert (first["return"], mean["return"]) == (3.0, 2.5)
+    assert first["high"] - 3 == pytest.approx(4.302653 * 2 / 3**0.5)  # t of two degrees of freedom
+    assert second["low"] == second["high"] == 2.0
+    assert np.isnan(Evaluation(("a",), np.ones((1, 1)), np.ones(1), np.ones(1, bool)).rows()[0]["low"])
+
+
+def test_what_does_not_fit_or_cannot_be_drawn_is_refused(spread, tmp_path, monkeypatch):
+    with pytest.raises(MarletError, match="num_agents 3, but Spread has 4"):
+        evaluate(spread, Spread(agents=4), episodes=2)
+    with pytest.raises(MarletError, match=r"should end in \.gif or \.mp4"):
+        watch.check_output(tmp_path / "episode.png")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(MarletError, match=r"pip install 'marlet\[video\]'"):
+        watch.check_output(tmp_path / "episode.mp4")
+    with pytest.raises(StorageFault, match="Choose another --out"):
+        watch.check_output(tmp_path / "nowhere" / "episode.gif")
+    watch.check_output(tmp_path / "episode.gif")
+    assert not (tmp_path / "episode.gif").exists()
+
+    @dataclass(frozen=True)
+    class Dark(Spread):
+        def render(self, state):
+            raise NotImplementedError
+
+    with pytest.raises(MarletError, match="Dark cannot be watched"):
+        watch.play(spread, Dark(steps=1))

@@ -1,0 +1,339 @@
+"""The command line as a user types it: what works, what is refused in one sentence, and how fast."""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+import marlet
+from marlet import catalogue, cli
+from marlet.errors import CheckpointFault, MarletError
+from marlet.runs.directory import Run
+from marlet.runs.progress import ProgressLine, short
+
+TINY = ["--steps", "60", "--seeds", "2", "--evaluations", "2", "--episodes", "4", "--quiet"]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A place for runs, and no lasting change to this process: not its devices, nor its compilation cache."""
+    patch = pytest.MonkeyPatch()
+    folder = tmp_path_factory.mktemp("home")
+    patch.setenv("JAX_COMPILATION_CACHE_DIR", str(folder / "cache"))
+    patch.setattr("marlet.engine.devices.one_device_per_core", lambda: None)
+    yield folder
+    patch.undo()
+
+
+@pytest.fixture(scope="module")
+def run(home):
+    """A tiny tabular run, trained by the command."""
+    assert cli.main(["train", "tabular_iql", "two_step", *TINY, "--out", str(home), "--name", "first"]) == 0
+    return home / "first"
+
+
+def refused(capsys, *argv, code=2):
+    """The one sentence with which a command is refused."""
+    assert cli.main(list(argv)) == code
+    caught = capsys.readouterr()
+    assert caught.out == ""
+    assert "Traceback" not in caught.err
+    assert caught.err.startswith("marlet: ")
+    assert caught.err.count("\n") == 1
+    return caught.err
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ("trian", "Did you mean 'train'"),
+        ("train", "Something is missing: marlet train ALGORITHM ENV"),
+        ("train qmix", "Something is missing"),
+        ("train qmxi spread", "no algorithm 'qmxi'. Did you mean 'qmix'"),
+        ("train qmix sprad", "no environment 'sprad'. Did you mean 'spread'"),
+        ("train spread qmix", "The algorithm comes first: marlet train qmix spread"),
+        ("train qmix spread more", "'more' is one word too many"),
+        ("train qmix spread --lerning-rate 1", "Did you mean '--learning-rate'"),
+        ("train qmix spread --lerning_rate=1", "Did you mean '--learning-rate'"),
+        ("train qmix spread --agents 3", "Did you mean '--env.agents'"),
+        ("train qmix spread --env.agent 3", "Did you mean '--env.agents'"),
+        ("train qmix spread --mixer.siz 3", "Did you mean '--mixer.size'"),
+        ("train qmix spread --quite", "Did you mean '--quiet'"),
+        ("train qmix spread --no-doubel", "Did you mean '--double'"),
+        ("train qmix spread --seed", "--seed needs a value"),
+        ("train qmix spread --seed --quiet", "--seed needs a value"),
+        ("train qmix spread --seed 1 --seed 2", "--seed is given twice"),
+        ("train qmix spread --seeds 0", "seeds is 0, but must be at least 1"),
+        ("train qmix spread --seeds two", "must be a whole number"),
+        ("train qmix spread --learning-rate -1", "must be at least 0.0"),
+        ("train qmix spread --env.agents 99", "must be from 1 to 32"),
+        ("train --resume runs/x --steps 5", "has no option --steps"),
+        ("train qmix --resume runs/x", "cannot be chosen anew"),
+        ("train --resume runs/nowhere", "is not a run"),
+        ("evaluate", "marlet evaluate RUN"),
+        ("evaluate runs/nowhere", "is not a run"),
+        ("evaluate runs/nowhere --episodes 0", "must be at least 1"),
+        ("evaluate runs/nowhere --env.agents 3", "needs the environment's name"),
+        ("compare", "at least one run"),
+        ("watch runs/nowhere --ot x", "Did you mean '--out'"),
+        ("list qmxi", "Did you mean 'qmix'"),
+        ("check-env gird", "Did you mean 'grid'"),
+        ("check-env nowhere:make", "There is no module 'nowhere'"),
+    ],
+)
+def test_mistakes_are_told_in_one_sentence(capsys, home, argv, message):
+    assert message in refused(capsys, *argv.split())
+
+
+def test_misfits_name_what_fits(capsys, home):
+    told = refused(capsys, "train", "minimax_q", "spread", "--out", str(home))
+    assert "Minimax-Q is for two agents" in told
+    assert "Fit for this environment:" in told
+    assert "qmix" in told
+
+
+def test_a_place_that_cannot_be_written_is_told_before_training(capsys, home):
+    (home / "file").write_text("")
+    told = refused(capsys, "train", "vdn", "two_step", "--out", str(home / "file" / "runs"), code=6)
+    assert "Choose another --out" in told
+
+
+def test_terminal_escapes_are_not_passed_on(capsys):
+    assert "\x1b" not in refused(capsys, "train", "qmix\x1b[2J", "spread")
+
+
+def test_every_error_keeps_its_exit_code(capsys, monkeypatch):
+    def fail(argv):
+        raise CheckpointFault("It is damaged.")
+
+    monkeypatch.setattr(cli, "dispatch", fail)
+    assert refused(capsys, "evaluate", "x", code=5) == "marlet: It is damaged.\n"
+    with pytest.raises(MarletError):
+        cli.main(["evaluate", "x", "--debug"])
+
+
+def test_interruptions_end_with_130(capsys, monkeypatch):
+    def stop(argv):
+        raise KeyboardInterrupt("Stopped; saved.")
+
+    monkeypatch.setattr(cli, "dispatch", stop)
+    assert cli.main(["train"]) == 130
+    assert capsys.readouterr().err == "\nStopped; saved.\n"
+
+
+def test_no_option_of_training_is_also_one_of_an_algorithm():
+    own = {*cli.TRAIN, "env", "debug"}
+    for name in catalogue.algorithm_names():
+        assert not own & set(catalogue.settings(catalogue.algorithm_entry(name), {}))
+
+
+def test_training_takes_what_the_command_offers():
+    import inspect
+
+    from marlet import door
+
+    offered = {name: option for name, option in cli.TRAIN.items() if name != "resume"}
+    parameters = {name: p for name, p in inspect.signature(door.train).parameters.items() if p.kind == p.KEYWORD_ONLY}
+    assert set(offered) == set(parameters)
+    assert {name: catalogue.literal(option.default) for name, option in offered.items()} == {
+        name: parameter.default for name, parameter in parameters.items()
+    }
+
+
+# What is told
+
+
+def test_help_teaches(capsys):
+    assert cli.main([]) == cli.main(["--help"]) == 0
+    told = capsys.readouterr().out
+    assert told.count("\n  marlet ") >= 6  # three examples, twice
+    for command in cli.COMMANDS:
+        assert f"  {command} " in told
+        assert cli.main([command, "--help"]) == 0
+    assert cli.main(["train", "qmix", "grid", "--help"]) == 0
+    told = capsys.readouterr().out
+    assert "--learning-rate NUMBER" in told
+    assert "--mixer {" in told
+    assert "--mixer.size INT" in told
+    assert "--[no-]double" in told
+    assert "--env.sight INT" in told
+    assert "0 to 1; default" in told
+
+
+def test_the_list_tells_of_everything(capsys):
+    assert cli.main(["list"]) == 0
+    told = capsys.readouterr().out
+    for name in [*catalogue.algorithm_names(), *catalogue.env_names()]:
+        assert f"  {name} " in told
+    assert cli.main(["list", "qmix", "grid"]) == 0
+    told = capsys.readouterr().out
+    assert "arXiv:1803.11485" in told
+    assert "Observation: (row, column)" in told
+
+
+@pytest.mark.parametrize(
+    "argv", [["--help"], ["train", "qmix", "sprad"], ["train", "qmix", "spread", "--lerning-rate", "1"]]
+)
+def test_answers_come_without_jax_and_at_once(argv):
+    program = "import sys; from marlet.cli import main; main(sys.argv[1:]); print('jax' in sys.modules, 'numpy' in sys.modules)"
+    begun = time.monotonic()
+    found = subprocess.run([sys.executable, "-c", program, *argv], capture_output=True, text=True, check=True)
+    assert time.monotonic() - begun < 5.0  # a fifth of a second on an idle machine
+    assert found.stdout.endswith("False False\n")
+
+
+# What is done
+
+
+def test_training_leaves_a_run_with_pictures(run, capsys):
+    found = Run(run)
+    assert set(found.metrics()["seed"]) == {0, 1}
+    assert found.options["train"]["seeds"] == 2
+    assert (run / "curves.png").stat().st_size > 1000
+    assert (run / "tables.png").stat().st_size > 1000
+
+
+def test_options_reach_the_algorithm_the_environment_and_the_training(monkeypatch, capsys):
+    reached = {}
+
+    class Door:
+        @staticmethod
+        def train(env, algorithm, **own):
+            reached.update(env=env, algorithm=algorithm, own=own)
+            return Door
+
+        path = "runs/here"
+
+    monkeypatch.setattr(cli, "prepared", lambda: Door)
+    options = "--env.regrowth=0.25 --env.shared --mixer.size 8 --no-double --hidden 16,8 --steps 2e6 --name 12 --debug"
+    assert cli.main(["train", "qmix", "grid", *options.split()]) == 0
+    assert reached["env"] == catalogue.make_env("grid", {"regrowth": 0.25, "shared": True})
+    expected = {"mixer.size": 8, "double": False, "hidden": (16, 8)}
+    assert reached["algorithm"] == catalogue.make_algorithm("qmix", expected)
+    assert reached["own"] == {"steps": 2_000_000, "name": "12"}
+    assert capsys.readouterr().out == "runs/here\n"
+
+
+def test_a_name_that_is_taken_is_refused(run, capsys):
+    told = refused(capsys, "train", "tabular_iql", "two_step", *TINY, "--out", str(run.parent), "--name", "first")
+    assert "exists already" in told
+
+
+def test_a_finished_run_can_be_resumed(run, capsys):
+    before = (run / "metrics.csv").read_text()
+    assert cli.main(["train", "--resume", str(run), "--quiet"]) == 0
+    assert (run / "metrics.csv").read_text() == before
+    assert capsys.readouterr().out.strip().endswith("first")
+
+
+def test_evaluating(run, capsys):
+    assert cli.main(["evaluate", str(run), "--episodes", "8"]) == 0
+    header, *rows = capsys.readouterr().out.strip().split("\n")
+    assert header.split() == ["agent", "return", "low", "high"]
+    assert [row.split()[0] for row in rows] == ["agent_0", "agent_1", "mean", "8"]
+    assert float(rows[0].split()[1]) in (0.0, 1.0, 7.0, 8.0)  # what can be earned
+    assert "8 episodes of 2.0 steps, 100% ended by the world" in rows[-1]
+
+
+def test_evaluating_elsewhere_needs_agents_that_fit(run, capsys):
+    told = refused(capsys, "evaluate", str(run), "--env", "spread", "--env.agents", "2", "--episodes", "2")
+    assert "trained with num_actions 2, but Spread has 5" in told
+
+
+def test_what_was_learned_acts_in_ones_own_program(run):
+    policy = marlet.load(run)
+    opening = np.array([1.0, 0.0, 0.0])
+    assert set(policy.act({"agent_0": opening, "agent_1": opening})) == {"agent_0", "agent_1"}
+    assert policy.act(np.stack([opening, opening])).shape == (2,)
+    with pytest.raises(MarletError, match="seeds 0 to 1, but 7"):
+        marlet.load(run, seed=7)
+
+
+def test_comparing(run, home, capsys):
+    assert cli.main(["compare", str(run), str(run), "--out", str(home / "both")]) == 0
+    told = capsys.readouterr().out
+    assert "beats" in told
+    rows = list(csv.DictReader((home / "both" / "table.csv").open()))
+    assert [row["run"] for row in rows] == ["first", "first"]
+    assert rows[0]["environment"] == "TwoStep"
+    assert (home / "both" / "table.md").read_text().startswith("| run |")
+    assert (home / "both" / "curves.png").stat().st_size > 1000
+
+
+def test_watching(run, home, capsys):
+    assert cli.main(["watch", str(run)]) == 0
+    assert capsys.readouterr().out.startswith("step 0\nfirst step")
+    assert cli.main(["watch", str(run), "--out", str(home / "episode.gif")]) == 0
+    assert (home / "episode.gif").read_bytes().startswith(b"GIF89a")
+    capsys.readouterr()
+    assert "should end in" in refused(capsys, "watch", str(run), "--out", "episode.txt")
+
+
+def test_checking_environments(home, capsys):
+    assert cli.main(["check-env", "two_step"]) == 0
+    assert "two_step keeps its contract: spec" in capsys.readouterr().out
+    pytest.importorskip("mpe2")
+    assert cli.main(["check-env", "pettingzoo:mpe2.simple_spread_v3", "--env.max_cycles", "4"]) == 0
+    assert "3 episodes' ends" in capsys.readouterr().out
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
+    """The whole command in a process of its own, stopped by Ctrl-C; compiled programs go to the user's cache."""
+    argv = [sys.executable, "-m", "marlet", "train", "tabular_iql", "two_step", "--steps", "1e9", "--name", "long"]
+    env = {key: value for key, value in os.environ.items() if key != "JAX_COMPILATION_CACHE_DIR"}
+    env["XDG_CACHE_HOME"] = str(tmp_path / "cache")
+    with subprocess.Popen(
+        [*argv, "--evaluations", "1", "--episodes", "4"], cwd=tmp_path, env=env, stderr=subprocess.PIPE, text=True
+    ) as process:
+        metrics = tmp_path / "runs" / "long" / "metrics.csv"
+        deadline = time.monotonic() + 60
+        while not (metrics.exists() and metrics.stat().st_size) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        _, told = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "marlet train --resume runs/long" in told
+    assert "Traceback" not in told
+    assert list((tmp_path / "runs" / "long" / "checkpoints").iterdir())
+    assert list((tmp_path / "cache" / "marlet").glob("jax-*"))
+
+
+# The progress line
+
+
+def test_the_progress_line_is_quiet_but_for_the_end(capsys):
+    rows = [{"return": -7.0, "loss": 0.5}, {"return": -8.0, "loss": float("nan")}]
+    with ProgressLine(2_000_000) as line:
+        line.update(0, rows)
+        line.moved(1_000_000)
+        assert capsys.readouterr().err == ""
+        line.update(2_000_000, rows)
+    told = capsys.readouterr().err
+    assert told.startswith("2M/2M steps  ")
+    assert told.endswith("return -7.50 [-8.00, -7.00]  loss 0.5\n")
+    with ProgressLine(10, quiet=True) as line:
+        line.update(10, rows)
+    assert capsys.readouterr().err == ""
+
+
+def test_the_progress_line_lives_on_a_terminal(capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "120")
+    with ProgressLine(100) as line:
+        line.update(50, [{"return": 1.0}])
+    assert "50/100 steps" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("number", "text"), [(0, "0"), (999, "999"), (1_250_000, "1.25M"), (999_999, "1M"), (2e9, "2G")]
+)
+def test_short_numbers(number, text):
+    assert short(number) == text
