@@ -14,7 +14,9 @@ FLOORS = [
     {"engine"},
     {"runs"},
     {"catalogue", "testing"},
-    {"cli", "__init__", "__main__"},
+    {"door"},
+    {"cli", "__init__"},
+    {"__main__"},
 ]
 
 

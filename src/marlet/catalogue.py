@@ -290,6 +290,22 @@ def rebuild(record: Mapping[str, Any]) -> Any:
     return getattr(importlib.import_module(found[kind].module), kind)(**values)
 
 
+def with_record(holder: Any, record: Mapping[str, Any]) -> Any:
+    """An object of a class from outside Marlet, with the options that a record has of it.
+
+    Raises:
+        MarletError: for an option that its class no longer has, or one that is a part.
+    """
+    from marlet.options import describe
+
+    own = describe(holder)
+    values = {name: value for name, value in record.items() if name != "type" and own.get(name) != value}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            raise MarletError(f"{record['type']}: {name} is not what the run was begun with: {value}.")
+    return changed(holder, **{name: _tuples(value) for name, value in values.items()})
+
+
 # Values
 
 

@@ -75,6 +75,7 @@ TRAIN = _options(
     Option(
         "workers", "int | None", "None", "processes that step an environment that lives in Python; one a core", low=0
     ),
+    Option("save_every", "float", "30.0", "seconds between two checkpoints: what a power cut loses at the most", low=0),
     Option("resume", "str | None", "None", "go on with this run instead of starting one; only --env and --quiet apply"),
 )
 ALLOWED_WITH_RESUME = {"resume", "quiet", "workers", "env", "debug"}
@@ -161,7 +162,7 @@ def evaluate(words: list[str], given: Given) -> None:
     door = prepared()
     from marlet.runs.report import as_text
 
-    found = door.evaluate(path, env(), episodes=own["episodes"], seed=own["seed"])
+    found = door.evaluate(path, env(), episodes=own["episodes"], seed=own["seed"], again=own["again"])
     print(as_text(found.rows()))
     print(
         f"{len(found.returns)} episodes of {found.lengths.mean():.1f} steps, {found.solved.mean():.0%} ended by the world"
@@ -238,7 +239,15 @@ def check_env(words: list[str], given: Given) -> None:
 COMMANDS = {
     "train": Command(train, "ALGORITHM ENV", TRAIN, foreign=True),
     "evaluate": Command(
-        evaluate, "RUN", _options(Option("episodes", "int", "512", "how many", low=1), ENV, LEARNER), foreign=True
+        evaluate,
+        "RUN",
+        _options(
+            Option("episodes", "int", "512", "how many", low=1),
+            Option("again", "bool", "False", "those of the run's own evaluations (--episodes as many), not fresh ones"),
+            ENV,
+            LEARNER,
+        ),
+        foreign=True,
     ),
     "compare": Command(
         compare, "RUN ...", _options(Option("out", "str | None", "None", "a directory for curves.png and the table"))

@@ -1,5 +1,6 @@
 """What users call: from names, objects and paths to runs, policies and tables."""
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,10 +9,10 @@ import numpy as np
 
 from marlet.algorithms.base import Algorithm
 from marlet.bridges.resolve import Factory
-from marlet.catalogue import algorithms_for, make_algorithm, make_env, rebuild, record_of
+from marlet.catalogue import algorithms_for, make_algorithm, make_env, rebuild, record_of, with_record
 from marlet.engine.host import HostEnv
 from marlet.engine.host_train import HostTraining
-from marlet.engine.train import Training
+from marlet.engine.train import Trainer, Training
 from marlet.envs.base import Env
 from marlet.errors import MarletError
 from marlet.runs import evaluate as evaluation
@@ -35,6 +36,7 @@ def train(
     tensorboard: bool = False,
     quiet: bool = False,
     workers: int | None = None,
+    save_every: float = 30.0,
 ) -> Run:
     """Train `seeds` independent learners and keep everything in a new directory below `out`.
 
@@ -51,13 +53,20 @@ def train(
         tensorboard: also write events for TensorBoard.
         quiet: print nothing.
         workers: processes that step an environment that lives in Python; one a core, when left out.
+        save_every: seconds between two checkpoints.
 
     Raises:
         MarletError: for what cannot be trained, with the cause and the cure, before anything is compiled.
         KeyboardInterrupt: after Ctrl-C, when the checkpoint is safe.
     """
     plan = experiment.Plan(
-        steps=int(steps), seeds=seeds, seed=seed, evaluations=evaluations, episodes=episodes, tensorboard=tensorboard
+        steps=int(steps),
+        seeds=seeds,
+        seed=seed,
+        evaluations=evaluations,
+        episodes=episodes,
+        tensorboard=tensorboard,
+        save_every=save_every,
     )
     report.ready(Path(out))
     env = env_of(env)
@@ -74,12 +83,16 @@ def resume(
     `env` names the environment again where it is code from outside Marlet.
 
     Raises:
-        MarletError: if `path` is no run, or its environment has to be named.
+        MarletError: if `path` is no run, or its environment has to be named, or another one was named.
         CheckpointFault: if every checkpoint is damaged.
     """
     run = Run(path)
     plan = experiment.Plan(**run.options["train"])
-    training = training_of(env_of_run(run, env), rebuild(run.options["algorithm"]), plan, workers)
+    world = env_of_run(run, env)
+    given, begun = json.loads(json.dumps(record_of(world))), run.options["env"]
+    if given != begun:
+        raise MarletError(f"{run.path} was begun in {begun}, so it cannot go on in {given}.")
+    training = training_of(world, rebuild(run.options["algorithm"]), plan, workers)
     return pictured(experiment.resume(run, training, plan, quiet=quiet))
 
 
@@ -95,14 +108,21 @@ def load(path: str | Path, *, seed: int | None = None) -> Policy:
 
 
 def evaluate(
-    path: str | Path, env: str | Env | Factory | None = None, *, episodes: int = 512, seed: int | None = None
+    path: str | Path,
+    env: str | Env | Factory | None = None,
+    *,
+    episodes: int = 512,
+    seed: int | None = None,
+    again: bool = False,
 ) -> evaluation.Evaluation:
     """Play whole greedy episodes with what a run has learned, in its own environment or in `env`.
+
+    The episodes are fresh ones; with `again` those of the run's own evaluations, if `episodes` is as many.
 
     Raises:
         MarletError: if the environment's agents do not see or do what was trained.
     """
-    return evaluation.evaluate(load(path, seed=seed), env_of_run(Run(path), env), episodes=episodes)
+    return evaluation.evaluate(load(path, seed=seed), env_of_run(Run(path), env), episodes=episodes, again=again)
 
 
 def compare(paths: Sequence[str | Path], out: str | Path | None = None) -> list[dict[str, Any]]:
@@ -160,10 +180,12 @@ def env_of_run(run: Run, env: str | Env | Factory | None = None) -> Env | Factor
     record = run.options["env"]
     if env is None:
         return rebuild(record)
-    return env_of(env, record.get("options") if env == record["type"] else None)
+    made = env_of(env, record.get("options") if env == record["type"] else None)
+    same = isinstance(env, str) and isinstance(made, Env) and type(made).__name__ == record["type"]
+    return with_record(made, record) if same else made
 
 
-def training_of(env: Env | Factory, algorithm: Algorithm, plan: experiment.Plan, workers: int | None) -> Any:
+def training_of(env: Env | Factory, algorithm: Algorithm, plan: experiment.Plan, workers: int | None) -> Trainer:
     """The program that trains, compiled or with the environment on the host.
 
     Raises:

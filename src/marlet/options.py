@@ -6,7 +6,8 @@ the range it must lie in; the command line, the run's record and the error messa
 
 import dataclasses
 import math
-from typing import Any
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin
 
 from marlet.errors import MarletError, nearest
 
@@ -19,15 +20,55 @@ def option(
 
 
 def check_options(holder: Any) -> None:
-    """Refuse a value outside its range. Traced values pass: they are checked where they are concrete.
+    """Refuse a value of another type or outside its range. Arrays and traced values pass: what they hold is not known.
 
     Raises:
-        MarletError: naming the option, the value given and the range.
+        MarletError: naming the option, the value given and the type or range.
     """
     for field in dataclasses.fields(holder):
         value = getattr(holder, field.name)
+        if not _is(field.type, value):
+            about = field.metadata.get("help")
+            raise MarletError(
+                f"{type(holder).__name__}: {field.name} is {value!r}, but must be {_called(field.type)}"
+                + (f" ({about})." if about else ".")
+            )
         for item in value if isinstance(value, tuple) else (value,):
             _check(type(holder).__name__, field, item)
+
+
+PLAIN = {int: "a whole number", float: "a number", bool: "True or False", str: "text", NoneType: "None"}
+
+
+def _is(kind: Any, value: Any) -> bool:
+    """Whether a value is of an annotated type; whole numbers are numbers, True and False are neither."""
+    if hasattr(value, "dtype"):
+        return True
+    origin = get_origin(kind)
+    if origin in (Union, UnionType):
+        return any(_is(each, value) for each in get_args(kind))
+    if origin is tuple:
+        kinds = get_args(kind)
+        if not isinstance(value, tuple):
+            return False
+        if kinds[-1] is Ellipsis:
+            return all(_is(kinds[0], item) for item in value)
+        return len(kinds) == len(value) and all(map(_is, kinds, value))
+    if kind in (int, float) and isinstance(value, bool):
+        return False
+    if kind is Any or not isinstance(kind, type):
+        return True
+    return isinstance(value, (int, float) if kind is float else kind)
+
+
+def _called(kind: Any) -> str:
+    """An annotated type in words."""
+    if get_origin(kind) in (Union, UnionType):
+        return " or ".join(map(_called, get_args(kind)))
+    if get_origin(kind) is tuple:
+        inside = ", ".join("..." if each is Ellipsis else _called(each) for each in get_args(kind))
+        return f"a tuple: ({inside})"
+    return PLAIN.get(kind) or f"a {getattr(kind, '__name__', kind)}"
 
 
 def _check(owner: str, field: dataclasses.Field, value: Any) -> None:

@@ -18,9 +18,9 @@ from marlet.errors import MarletError
 from marlet.types import Spec
 from many_runs import train
 
-SMALL = dict(hidden=(32,), warmup=0, learning_rate_end=1e-3, learning_rate_steps=0, target_rate=0.05)
+SMALL = dict(hidden=(32,), warmup=0, learning_rate=5e-3, learning_rate_end=5e-4, target_rate=0.05)
 UNIFORM = dict(epsilon_start=1.0, epsilon_end=1.0)
-GAME = dict(envs=32, length=1, batch=64, capacity=2_000, **SMALL, **UNIFORM)
+GAME = dict(envs=32, length=1, batch=64, capacity=2_000, learning_rate_steps=100_000, **SMALL, **UNIFORM)
 
 
 def joint_table(algorithm, learned, obs, state):
@@ -59,7 +59,7 @@ def test_vdn_fits_the_closest_sum_to_qtrans_game(qtran_game):
 
 def test_qmix_as_trained_gives_up_the_best_of_qtrans_game(qtran_game):
     env, obs, state = qtran_game
-    tables = tables_of_runs(qmix(**GAME), env, 4, obs, state, 200_000)
+    tables = tables_of_runs(qmix(**GAME), env, 4, obs, state, 100_000)
     expected = [[-8, -8, -8], [-8, 0, 0], [-8, 0, 0]]
     np.testing.assert_allclose(np.median(tables, axis=0), expected, atol=0.5)
 
@@ -68,7 +68,7 @@ def test_qmix_as_trained_gives_up_the_best_of_qtrans_game(qtran_game):
 def test_the_two_step_game_under_uniform_data(name, payoff):
     algorithm = {"iql": iql, "vdn": vdn, "qmix": qmix}[name](discount=0.99, **GAME)
     env = TwoStep()
-    learned = train(env, algorithm, 200_000, 4, key=jax.random.key(1))
+    learned = train(env, algorithm, 100_000, 4, key=jax.random.key(1))
 
     @jax.jit
     @jax.vmap
@@ -83,7 +83,7 @@ def test_the_two_step_game_under_uniform_data(name, payoff):
 def test_qmix_values_of_the_two_step_game():
     algorithm = qmix(discount=0.99, **GAME)
     stage = lambda k: (jnp.broadcast_to(jax.nn.one_hot(k, 3), (2, 3)), jax.nn.one_hot(k, 3))  # noqa: E731
-    learned = train(TwoStep(), algorithm, 200_000, 4, key=jax.random.key(1))
+    learned = train(TwoStep(), algorithm, 100_000, 4, key=jax.random.key(1))
     table = lambda k: np.median(  # noqa: E731
         jax.vmap(partial(joint_table, algorithm), in_axes=(0, None, None))(learned, *stage(k))[..., 0], axis=0
     )
@@ -124,13 +124,13 @@ class Endless(Env):
 def test_the_endless_game_is_worth_ten(make, length, n_step):
     # Each entry's observation is the same, so a learner that takes the clock for a death fits the mean over the clock
     # of what is left, (1 - .9^k) / .1 averaged over k = 1..10: 4.14 (6.51 where the clock were seen). Both are far off.
-    options = SMALL | dict(discount=0.9, envs=8, batch=16, capacity=800, length=length, n_step=n_step)
+    options = SMALL | dict(discount=0.9, envs=8, batch=16, capacity=800, length=length, n_step=n_step, learning_rate_steps=40_000)
     env, deadly = Endless(), Endless(deadly=True)
     _, step = env.reset(key=jax.random.key(0))
 
     def value(env):
         algorithm = make(**options)
-        learned = train(env, algorithm, 60_000, 2, key=jax.random.key(0))
+        learned = train(env, algorithm, 50_000, 2, key=jax.random.key(0))
         table = jax.vmap(partial(joint_table, algorithm), in_axes=(0, None, None))(learned, step.obs, step.state)
         return float(np.median(np.asarray(table).max((1, 2))))
 

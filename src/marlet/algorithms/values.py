@@ -63,21 +63,21 @@ class QLearning(Algorithm):
     trained on.
     """
 
-    envs: int = option(16, "environments stepped side by side", low=1)
-    length: int = option(25, "steps of each environment between two rounds of learning; the replay's sequence", low=1)
+    envs: int = option(8, "environments stepped side by side", low=1)
+    length: int = option(5, "steps of each environment between two rounds of learning; the replay's sequence", low=1)
     mixer: Mixer = option(Apart(), "how the agents' values are joined")
     sharing: str = option("shared", "which agents use one network", choices=("shared", "own", "kinds"))
     hidden: tuple[int, ...] = option((64, 64), "units of each hidden layer", low=1)
     memory: int = option(0, "units of the recurrent memory (GRU); 0 for none", low=0)
     sees_index: bool = option(True, "whether agents that share a network are told which one they are")
-    discount: float = option(0.95, "worth of a reward one step later", low=0.0, high=1.0)
+    discount: float = option(0.9, "worth of a reward one step later", low=0.0, high=1.0)
     reward_scale: float = option(
         1.0, "factor on rewards before they are learned from; what is reported keeps its units"
     )
     n_step: int = option(1, "rewards summed before bootstrapping", low=1)
     double: bool = option(True, "choose the next action by the online network, value it by the target network")
-    learning_rate: float = option(2e-3, "step size of Adam at the beginning", low=0.0)
-    learning_rate_end: float = option(2e-4, "step size of Adam at the end", low=0.0)
+    learning_rate: float = option(3e-3, "step size of Adam at the beginning", low=0.0)
+    learning_rate_end: float = option(3e-4, "step size of Adam at the end", low=0.0)
     learning_rate_steps: int = option(
         1_000_000, "environment steps over which it falls; 0: it is the end's at once", low=0
     )
@@ -86,7 +86,7 @@ class QLearning(Algorithm):
     updates: int = option(1, "gradient steps after each rollout", low=1)
     capacity: int = option(100_000, "transitions the replay holds", low=1)
     warmup: int = option(5_000, "transitions collected before learning begins", low=0)
-    target_rate: float = option(0.01, "how far the target network moves towards the online one", low=0.0, high=1.0)
+    target_rate: float = option(0.02, "how far the target network moves towards the online one", low=0.0, high=1.0)
     target_period: int = option(1, "gradient steps between two moves of the target network", low=1)
     epsilon_start: float = option(1.0, "chance of a random action at the beginning", low=0.0, high=1.0)
     epsilon_end: float = option(0.05, "chance of a random action at the end", low=0.0, high=1.0)
@@ -161,7 +161,7 @@ class QLearning(Algorithm):
         updates = updates + 1
         rate = jnp.where(updates % self.target_period == 0, self.target_rate, 0.0)
         target = soft_update(target, online, rate)
-        return (online, target, optimiser, updates), metrics | {"gradient": optax.global_norm(gradient)}
+        return (online, target, optimiser, updates), metrics | {"gradient": optax.tree.norm(gradient)}
 
     def _loss(self, online: Weights, target: Weights, sequences: Experience) -> tuple[Float[Array, ""], Metrics]:
         """The mean squared error of the joined values over what was alive. `sequences` leads with `K`, the batch."""
@@ -192,7 +192,7 @@ class QLearning(Algorithm):
 
     def _optimiser(self) -> optax.GradientTransformation:
         """Adam's direction from clipped gradients; the step size is applied apart, so that it may be a traced value."""
-        return optax.chain(optax.clip_by_global_norm(self.max_gradient), optax.scale_by_adam(eps=1e-8))
+        return optax.chain(optax.clip_by_global_norm(self.max_gradient), optax.scale_by_adam())
 
     def _rows(self) -> int:
         """Sequences in the replay: enough for `capacity` transitions, a multiple of `envs`."""

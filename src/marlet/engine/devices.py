@@ -71,5 +71,5 @@ class SeedAxis:
 
 
 def bytes_of(tree: PyTree) -> int:
-    """Bytes of a tree's arrays (or of their shapes)."""
-    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree) if hasattr(leaf, "dtype"))
+    """Bytes of a tree's arrays (or of their shapes, where a length of -1, one not known yet, counts as 1)."""
+    return sum(abs(leaf.size) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree) if hasattr(leaf, "dtype"))

@@ -10,6 +10,9 @@ from marlet.engine.rollout import Tally, advance, opening
 from marlet.envs.base import Env
 from marlet.types import Key
 
+LONGEST = 1000
+"""Steps after which an evaluation's episode is cut off where the environment has no horizon."""
+
 
 class Scores(eqx.Module):
     """The first episode of each environment."""
@@ -26,7 +29,7 @@ def play_episodes(
 ) -> Scores:
     """One episode in each of `episodes` environments, played to its end.
 
-    Without a horizon in the environment's spec, episodes are cut off after 1000 steps.
+    Without a horizon in the environment's spec, episodes are cut off after `LONGEST` steps.
     """
     open_key, play_key = jax.random.split(key)
     n = env.spec.num_agents
@@ -45,6 +48,6 @@ def play_episodes(
         )
         return step + 1, world, done | over, scores
 
-    limit = env.spec.horizon or 1000
+    limit = env.spec.horizon or LONGEST
     start = (jnp.zeros((), jnp.int32), world, jnp.zeros(episodes, bool), scores)
     return jax.lax.while_loop(lambda carry: (carry[0] < limit) & ~carry[2].all(), body, start)[3]

@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Float, Int
 from marlet.bridges.resolve import by_name
 from marlet.bridges.worker import RESET, STEP, Group, board
 from marlet.engine.crew import Crew
+from marlet.engine.evaluate import LONGEST, Scores
 from marlet.errors import MarletError, NonFinite
 from marlet.types import Key, Memory, Rollout, Spec, Step, Transition, where
 
@@ -88,13 +89,13 @@ class HostEnv:
             horizon=facts.horizon,
         )
 
-    def reset(self, seed: int) -> Step:
-        """Open episode 0 of every copy. Every array leads with `B`.
+    def reset(self, seed: int, episode: int = 0) -> Step:
+        """Open one episode of every copy, the first one if nothing else is said. Every array leads with `B`.
 
         Raises:
             EnvironmentFault: where an environment breaks its contract, raises, hangs or dies.
         """
-        return self._open(seed, np.zeros(self.copies, np.int64))
+        return self._open(seed, np.full(self.copies, episode, np.int64))
 
     def step(self, action: Int[np.ndarray, "B n"] | Float[np.ndarray, "B n a"]) -> tuple[Step, Step]:
         """What the actions led to, before any reset; and what the agents see now, after resets.
@@ -140,6 +141,16 @@ class HostEnv:
             "length": lengths,
             "action": actions,
             "obs": np.array(self._now.obs),
+        }
+
+    @property
+    def saved_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shapes of what `snapshot` returns; -1 where a length depends on how far episodes have come."""
+        kept = {"seed": self.board.seed, "episode": self._episode, "length": self._begun}
+        action, obs = self.board.action, self.board.next["obs"]
+        return {name: jax.ShapeDtypeStruct(array.shape, array.dtype) for name, array in kept.items()} | {
+            "action": jax.ShapeDtypeStruct((-1, *action.shape), action.dtype),
+            "obs": jax.ShapeDtypeStruct(obs.shape, obs.dtype),
         }
 
     def restore(self, snapshot: Snapshot) -> Step:
@@ -302,3 +313,27 @@ def rollout(
     now_, action, next, first_, extra = stacked
     played = Transition(now=now_, action=action, next=next, first=first_, extra=extra)
     return now, first, memory, Rollout(transitions=played, memory=began)
+
+
+def play_episodes(act: Act, env: HostEnv, blank: Memory, episodes: int, *, seed: int, key: Key) -> Scores:
+    """The scores of whole episodes: the host's counterpart of the compiled `play_episodes`.
+
+    They are played in rounds, in each of which every copy plays one to its end: to count whichever end first would
+    favour short ones. Without a horizon in the environment's spec, episodes are cut off after `LONGEST` steps.
+    """
+    rounds = []
+    for episode in range(-(-episodes // env.copies)):
+        now, memory, keys = env.reset(seed, episode), blank, jax.random.fold_in(key, episode)
+        score, length = np.zeros((env.copies, env.spec.num_agents), np.float32), np.zeros(env.copies, np.int32)
+        done, solved = np.zeros(env.copies, bool), np.zeros(env.copies, bool)
+        for step in range(env.spec.horizon or LONGEST):
+            memory, action, _ = act(memory, now, jax.random.fold_in(keys, step))
+            next, now = env.step(np.asarray(action))
+            # Copies whose episode is over play on in the next one, of which nothing counts.
+            score, length = score + np.where(done[:, None], 0, next.reward), length + ~done
+            solved |= ~done & next.over & ~next.truncated
+            done |= next.over
+            if done.all():
+                break
+        rounds.append(Scores(score=score, length=length, solved=solved))
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves)[:episodes], *rounds)

@@ -1,5 +1,8 @@
 """Training on environments that live in Python: the same learning rules, with the world stepped on the host."""
 
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import equinox as eqx
@@ -11,14 +14,14 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 from marlet.algorithms.base import Algorithm
 from marlet.bridges.resolve import Factory
 from marlet.engine.evaluate import Scores
-from marlet.engine.host import HostEnv, rollout
+from marlet.engine.host import Act, HostEnv, Snapshot, play_episodes, rollout
 from marlet.engine.train import EVALUATE, INITIALISE, TRAIN, all_finite, key_of, not_finite
-from marlet.types import Memory, Rollout, Step, Transition
+from marlet.types import Key, Memory, Rollout, Step, Transition
 
 EVALUATION_COPIES = 16
 """Copies of the environment that evaluations play side by side."""
-LONGEST = 1000
-"""Steps after which an evaluation's episode is given up where the environment tells no horizon."""
+EVALUATION_SEED = 2**20
+"""Added to a learner's seed for its evaluations' episodes, so that they are others than those of training."""
 
 
 class Sums(eqx.Module):
@@ -35,13 +38,15 @@ class Sums(eqx.Module):
 
 
 class Progress(eqx.Module):
-    """One seed's run, but for the environments, which tell their own snapshot."""
+    """One seed's run, but for its environments. In a snapshot: those of all seeds, stacked, with what brings their
+    environments back."""
 
     iteration: Int[np.ndarray, ""]
     learned: Any
     memory: Memory
     first: Bool[np.ndarray, " B"]
     sums: Sums
+    worlds: list[Snapshot] = eqx.field(default_factory=list)
 
 
 class HostTraining:
@@ -67,7 +72,7 @@ class HostTraining:
         self._envs += [HostEnv(factory, algorithm.envs, workers=workers) for _ in self.seeds[1:]]
         self._judge: HostEnv | None = None
         self._act = jax.jit(algorithm.act)
-        self._greedy = jax.jit(lambda *args, key: algorithm.act(*args, key=key, greedy=True))
+        self._greedy = greedy(algorithm)
         self._update = jax.jit(algorithm.update, donate_argnums=(0,))
         self._init = jax.jit(lambda key: algorithm.init(self.spec, key=key))
         self._metrics = self._metric_names()
@@ -76,29 +81,34 @@ class HostTraining:
 
     def start(self) -> None:
         """Initialise every seed and open its first episodes."""
-        for env, seed in zip(self._envs, self.seeds, strict=True):
-            self._now.append(env.reset(int(seed)))
-            learned = self._init(jax.random.split(key_of(jnp.asarray(seed), INITIALISE))[0])
-            batch = self.algorithm.envs
-            self._progress.append(
-                Progress(
-                    iteration=np.zeros((), np.int32),
-                    learned=jax.tree.map(lambda leaf: leaf.copy(), learned),
-                    memory=self.algorithm.blank(learned, batch),
-                    first=np.ones(batch, bool),
-                    sums=self._empty(np.zeros(batch, np.float32), np.zeros(batch, np.int32)),
-                )
-            )
+        self._now = [env.reset(int(seed)) for env, seed in zip(self._envs, self.seeds, strict=True)]
+        keys = [jax.random.split(key_of(jnp.asarray(seed), INITIALISE))[0] for seed in self.seeds]
+        # In buffers of their own: equal constants may share one, which cannot be donated twice.
+        self._progress = [jax.tree.map(lambda leaf: leaf.copy(), self._begin(key)) for key in keys]
+
+    def _begin(self, key: Key) -> Progress:
+        learned, batch = self._init(key), self.algorithm.envs
+        return Progress(
+            iteration=np.zeros((), np.int32),
+            learned=learned,
+            memory=self.algorithm.blank(learned, batch),
+            first=np.ones(batch, bool),
+            sums=self._empty(np.zeros(batch, np.float32), np.zeros(batch, np.int32)),
+        )
 
     def advance(self, iterations: int) -> None:
         """Train for this many iterations.
 
         Raises:
             EnvironmentFault: if an environment raises, hangs, dies or breaks its contract.
+            NonFinite: if a weight or table entry is not finite any more.
         """
         for _ in range(iterations):
             for s in range(len(self.seeds)):
                 self._learn(s)
+        for p in self._progress:
+            if not all_finite(p.learned):
+                raise not_finite(self.iteration * self.steps_per_iteration)
 
     def _learn(self, s: int) -> None:
         """One iteration of one seed: T steps of B copies, then what they teach."""
@@ -131,76 +141,45 @@ class HostTraining:
         return int(self._progress[0].iteration)
 
     def collect(self) -> list[dict[str, float]]:
-        """One row of metrics a seed since the last call; the sums start again.
-
-        Raises:
-            NonFinite: if a weight or table entry is not finite.
-        """
+        """One row of metrics a seed since the last call; the sums start again."""
         rows = []
         for s, p in enumerate(self._progress):
-            if not all_finite(p.learned):
-                raise not_finite(self.iteration * self.steps_per_iteration)
             rows.append(_row(p.sums))
             self._progress[s] = eqx.tree_at(lambda p: p.sums, p, self._empty(p.sums.running, p.sums.clock))
         return rows
 
     def evaluate(self, episodes: int) -> Scores:
-        """The scores of whole greedy episodes, led by the seed axis. Every copy plays equally many of them."""
-        copies = min(episodes, EVALUATION_COPIES)
+        """The scores of whole greedy episodes, led by the seed axis. The same episodes every time."""
         if self._judge is None:
-            self._judge = HostEnv(self.factory, copies, workers=self.workers)
-        each = -(-episodes // copies)
-        played = [self._play(s, each) for s in range(len(self.seeds))]
-        return jax.tree.map(lambda *leaves: np.stack([leaf[:episodes] for leaf in leaves]), *played)
-
-    def _play(self, s: int, each: int) -> Scores:
-        env, algorithm, learned = self._judge, self.algorithm, self._progress[s].learned
-        key = key_of(jnp.asarray(self.seeds[s]), EVALUATE)
-        now, blank = env.reset(int(self.seeds[s]) + 2**20), algorithm.blank(learned, env.copies)
-        memory, first = blank, np.ones(env.copies, bool)
-        ended: list[list[tuple]] = [[] for _ in range(env.copies)]
-        score, clock = np.zeros((env.copies, self.spec.num_agents)), np.zeros(env.copies, int)
-        longest = (self.spec.horizon or LONGEST) * each
-        act = lambda memory, step, key: self._greedy(learned, memory, step, key=key)  # noqa: E731
-        for t in range(longest):
-            now, first, memory, one = rollout(act, env, now, first, memory, blank, 1, key=jax.random.fold_in(key, t))
-            next = jax.tree.map(lambda leaf: leaf[0], one.transitions.next)
-            score, clock = score + next.reward, clock + 1
-            for b in np.flatnonzero(next.over | (t == longest - 1)):
-                ended[b].append((score[b].copy(), clock[b], bool(next.over[b] & ~next.truncated[b])))
-                score[b], clock[b] = 0, 0
-            if min(map(len, ended)) >= each:
-                break
-        rows = [episode for episodes in ended for episode in episodes[:each]]
-        scores, lengths, solved = zip(*rows, strict=True)
-        return Scores(score=np.stack(scores), length=np.array(lengths), solved=np.array(solved))
+            self._judge = HostEnv(self.factory, min(episodes, EVALUATION_COPIES), workers=self.workers)
+        played = [
+            judged(self._greedy, self.algorithm, p.learned, self._judge, episodes, seed=int(seed))
+            for p, seed in zip(self._progress, self.seeds, strict=True)
+        ]
+        return jax.tree.map(lambda *leaves: np.stack(leaves), *played)
 
     def snapshot(self) -> PyTree[np.ndarray]:
-        """All that must be saved: each seed's learner, and what its environments need to come back."""
-        return {
-            "progress": jax.device_get(self._progress),
-            "worlds": [env.snapshot() for env in self._envs],
-        }
+        """All that must be saved. As in compiled training `learned` leads every array with the seed axis."""
+        stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *jax.device_get(self._progress))
+        return replace(stacked, worlds=[env.snapshot() for env in self._envs])
 
     @property
     def saved_shapes(self) -> PyTree[jax.ShapeDtypeStruct]:
         """Shapes of what `snapshot` returns; -1 where a length depends on how far episodes have come."""
-        if not self._progress:
-            self.start()
-        shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), self.snapshot())
-        for world in shapes["worlds"]:
-            shape, dtype = world["action"].shape, world["action"].dtype
-            world["action"] = jax.ShapeDtypeStruct((-1, *shape[1:]), dtype)
-        return shapes
+        seeds = len(self.seeds)
+        one = jax.eval_shape(self._begin, jax.random.key(0))
+        stacked = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((seeds, *leaf.shape), leaf.dtype), one)
+        return replace(stacked, worlds=[env.saved_shapes for env in self._envs])
 
     def restore(self, snapshot: PyTree[np.ndarray]) -> None:
         """Go on from a snapshot."""
-        progress = snapshot["progress"]
+        stacked = replace(snapshot, worlds=[])
+        each = [jax.tree.map(lambda leaf, s=s: leaf[s], stacked) for s in range(len(self.seeds))]
+        placed = [jax.tree.map(jnp.array, (p.learned, p.memory)) for p in each]
         self._progress = [
-            eqx.tree_at(lambda p: (p.learned, p.memory), p, jax.tree.map(jnp.asarray, (p.learned, p.memory)))
-            for p in progress
+            replace(p, learned=learned, memory=memory) for p, (learned, memory) in zip(each, placed, strict=True)
         ]
-        self._now = [env.restore(world) for env, world in zip(self._envs, snapshot["worlds"], strict=True)]
+        self._now = [env.restore(world) for env, world in zip(self._envs, snapshot.worlds, strict=True)]
 
     def table(self) -> np.ndarray | None:
         """The first seed's action values by table entry ("tables entries a"), where they are kept in tables."""
@@ -240,6 +219,19 @@ class HostTraining:
         zero = np.zeros((), np.float32)
         zeros = {name: zero for name in self._metrics}
         return Sums(zero, zero, zero, zeros, dict(zeros), running, clock)
+
+
+def greedy(algorithm: Algorithm) -> Callable:
+    """The greedy choice, compiled."""
+    return jax.jit(lambda learned, memory, step, key: algorithm.act(learned, memory, step, key=key, greedy=True))
+
+
+def judged(choose: Callable, algorithm: Algorithm, learned: Any, env: HostEnv, episodes: int, *, seed: int) -> Scores:
+    """The episodes by which a run judges the learner of this seed; `choose` comes from `greedy`."""
+    act: Act = partial(choose, learned)
+    key = key_of(jnp.asarray(seed, jnp.uint32), EVALUATE)
+    blank = algorithm.blank(learned, env.copies)
+    return play_episodes(act, env, blank, episodes, seed=seed + EVALUATION_SEED, key=key)
 
 
 def _counted(sums: Sums, played: Rollout, metrics: dict[str, np.ndarray]) -> Sums:

@@ -1,7 +1,7 @@
 """Training as one compiled program: roll out, learn, repeat; the host is asked only between chunks."""
 
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import equinox as eqx
 import jax
@@ -16,7 +16,7 @@ from marlet.engine.rollout import Tally, World, opening, rollout
 from marlet.envs.base import Env
 from marlet.errors import EnvironmentFault, NonFinite
 from marlet.parts.replay import Replay
-from marlet.types import Key, Metrics, Rollout
+from marlet.types import Key, Metrics, Rollout, Spec
 
 # What a seed's random numbers are for. Each purpose has its own stream, so that evaluating more often, or not at all,
 # changes nothing in training.
@@ -58,6 +58,32 @@ class Progress(eqx.Module):
     fault: Fault
 
 
+class Trainer(Protocol):
+    """What a run asks of a training, be its environments compiled or on the host.
+
+    A snapshot is one tree of numpy arrays that depends on no device. What was learned is its `learned`, every array of
+    which leads with the seed axis: that is where policies are loaded from.
+    """
+
+    algorithm: Algorithm
+    spec: Spec
+    seeds: np.ndarray
+    steps_per_iteration: int
+
+    def start(self) -> None: ...
+    def advance(self, iterations: int) -> None: ...
+    @property
+    def iteration(self) -> int: ...
+    def collect(self) -> list[dict[str, float]]: ...
+    def evaluate(self, episodes: int) -> Scores: ...
+    def table(self) -> np.ndarray | None: ...
+    def snapshot(self) -> PyTree[np.ndarray]: ...
+    @property
+    def saved_shapes(self) -> PyTree[jax.ShapeDtypeStruct]: ...
+    def restore(self, snapshot: PyTree[np.ndarray]) -> None: ...
+    def close(self) -> None: ...
+
+
 class Training:
     """A run of `seeds` independent learners on one compiled environment.
 
@@ -89,9 +115,12 @@ class Training:
 
         Raises:
             EnvironmentFault: if the environment gave something that is not finite, or no legal action.
+            NonFinite: if a weight or table entry is not finite any more.
         """
         self.progress = jax.block_until_ready(self._advance(self.progress, jnp.asarray(iterations, jnp.int32)))
         self._check_fault()
+        if not all_finite(self.progress.learned):
+            raise not_finite(self.iteration * self.steps_per_iteration)
 
     @property
     def saved_shapes(self) -> PyTree[jax.ShapeDtypeStruct]:
@@ -105,13 +134,8 @@ class Training:
         return int(self.progress.iteration[0])
 
     def collect(self) -> list[dict[str, float]]:
-        """One row of metrics a seed since the last call; the sums start again.
-
-        Raises:
-            NonFinite: if a weight or table entry is not finite.
-        """
+        """One row of metrics a seed since the last call; the sums start again."""
         progress = jax.device_get(self._axis.taken((self.progress.tally, self.progress.sums, self.progress.counts)))
-        self._check_finite()
         rows = [_row(jax.tree.map(lambda leaf, s=s: leaf[s], progress)) for s in range(len(self.seeds))]
         empty = jax.tree.map(jnp.zeros_like, (self.progress.tally, self.progress.sums, self.progress.counts))
         self.progress = eqx.tree_at(lambda p: (p.tally, p.sums, p.counts), self.progress, empty)
@@ -155,10 +179,6 @@ class Training:
                 f"{fault.env[s]}, agent {self.spec.names[int(fault.agent[s])]}, after {step} steps of each environment. "
                 "Run `marlet check-env` on it."
             )
-
-    def _check_finite(self) -> None:
-        if not all_finite(self.progress.learned):
-            raise not_finite(self.iteration * self.steps_per_iteration)
 
 
 def not_finite(steps: int) -> NonFinite:
@@ -233,18 +253,19 @@ def _advance(env: Env, algorithm: Algorithm, progress: Progress, iterations: Int
 
 def _first_fault(p: Progress, played: Rollout) -> Fault:
     t = played.transitions
-    breaches = [
-        ~jnp.isfinite(t.next.reward),
-        ~jnp.isfinite(t.next.obs).all(-1),
-        t.now.alive & ~t.now.available.any(-1),
-    ]
-    found = jnp.stack([breach.any() for breach in breaches])
-    kind = jnp.argmax(found)
-    where = jnp.argmax(jnp.stack([breach.reshape(-1) for breach in breaches])[kind])
+    breaches = jnp.stack(
+        [
+            ~jnp.isfinite(t.next.reward),
+            ~(jnp.isfinite(t.now.obs) & jnp.isfinite(t.next.obs)).all(-1),
+            t.now.alive & ~t.now.available.any(-1),
+        ]
+    )  # kinds T B n
+    where = jnp.argmax(breaches.any(0).reshape(-1))
+    kind = jnp.argmax(breaches.reshape(len(FAULTS), -1)[:, where])
     step, env, agent = jnp.unravel_index(where, t.next.reward.shape)
     fault = Fault(kind=kind + 1, iteration=p.iteration, step=step, env=env, agent=agent)
     fault = jax.tree.map(lambda leaf: leaf.astype(jnp.int32), fault)
-    fresh = found.any() & (p.fault.kind == 0)
+    fresh = breaches.any() & (p.fault.kind == 0)
     return jax.tree.map(lambda new, old: jnp.where(fresh, new, old), fault, p.fault)
 
 

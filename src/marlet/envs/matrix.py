@@ -76,9 +76,9 @@ class Matrix(Env):
     rounds: int = option(1, "rounds of an episode", low=1)
 
     def __post_init__(self):
-        check_options(self)
         # Tuples, because options are compared, hashed and written to the run's record.
         object.__setattr__(self, "payoff", nested(as_table(self.payoff)))
+        check_options(self)
 
     @property
     def table(self) -> Float[np.ndarray, "n *actions"]:

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PyTree
 
 from marlet.options import check_options, option
@@ -96,8 +95,12 @@ class Hypernetworks(eqx.Module):
 class Monotonic(Mixer):
     """A network of the values whose weights the state decides and are never negative (Rashid et al. 2018, arXiv:1803.11485).
 
-    Two layers. Hypernetworks of the state give their weights, made non-negative by the absolute value (section 4.1),
-    and their biases, which may have any sign.
+    Two layers. Hypernetworks of the state give their weights and their biases, which may have any sign.
+
+    The paper makes the weights non-negative by the absolute value (section 4.1); here a sigmoid does, which also bounds
+    them. Bootstrapping feeds a slope that can grow without bound back into its own targets: on `spread`, whose rewards
+    are never positive, absolute weights drove the team's value from -6 to +30 within 300 000 steps, at every step size
+    from 5e-4 to 3e-3. Bounded slopes lose nothing, for the agents' own values may have any scale.
     """
 
     size: int = option(32, "units of the mixing layer", low=1)
@@ -119,8 +122,8 @@ class Monotonic(Mixer):
         self, weights: Hypernetworks, values: Float[Array, "*batch n"], state: Float[Array, "*batch s"]
     ) -> Float[Array, "*batch 1"]:
         n = values.shape[-1]
-        first = jnp.abs(_apply(weights.first_weights, state)).reshape(*state.shape[:-1], n, self.size)
-        second = jnp.abs(_apply(weights.second_weights, state))
+        first = 2 * jax.nn.sigmoid(_apply(weights.first_weights, state)).reshape(*state.shape[:-1], n, self.size)
+        second = 2 / self.size * jax.nn.sigmoid(_apply(weights.second_weights, state))
         hidden = jax.nn.elu((values[..., None] * first).sum(-2) + weights.first_bias(state))
         return (hidden * second).sum(-1, keepdims=True) + _apply(weights.second_bias, state)
 

@@ -1,8 +1,9 @@
 """Checkpoints: all arrays of a run in one safetensors file, with a manifest that says what must be found in it.
 
 A checkpoint is a directory that appears whole or not at all: it is written under a temporary name, every file and the
-directory are flushed to the disk, and only then is it renamed. Older ones are removed after that. Loading verifies
-sizes and SHA-256 before a byte is used and never runs code: there is no pickle anywhere.
+directory are flushed to the disk, and only then is it renamed, to a name that was never used before. Older ones are
+removed after that. Loading verifies sizes and SHA-256, the manifest's own included, before a byte is used, and never
+runs code: there is no pickle anywhere.
 """
 
 import errno
@@ -44,34 +45,35 @@ def write(folder: Path, label: str, tree: PyTree[np.ndarray], notes: dict[str, A
     Raises:
         StorageFault: if the disk is full or may not be written; earlier checkpoints are untouched.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    sweep(folder)
+    while (folder / label).exists():
+        label += "+"  # saved before, and kept until the new one is whole; it sorts after the old one
     final, temporary = folder / label, folder / f".{label}.tmp"
-    payload = save({name: np.ascontiguousarray(leaf) for name, leaf in named(tree).items()})
+    payload = save({name: np.asarray(leaf, order="C") for name, leaf in named(tree).items()})
     manifest = {
         "format": FORMAT,
         "notes": notes,
         "files": {ARRAYS: {"bytes": len(payload), "sha256": hashlib.sha256(payload).hexdigest()}},
     }
+    manifest["sha256"] = _digest(manifest)
     try:
+        folder.mkdir(parents=True, exist_ok=True)
+        sweep(folder)
         temporary.mkdir()
         _write_file(temporary / ARRAYS, payload)
         _write_file(temporary / MANIFEST, json.dumps(manifest, indent=1).encode())
         _flush_folder(temporary)
-        if final.exists():
-            shutil.rmtree(final)
         os.replace(temporary, final)
         _flush_folder(folder)
     except OSError as cause:
         shutil.rmtree(temporary, ignore_errors=True)
-        free = shutil.disk_usage(folder).free
+        free = shutil.disk_usage(folder if folder.exists() else folder.parent).free
         why = "the disk is full" if cause.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else cause.strerror
         raise StorageFault(
             f"Could not save {final}: {why} ({len(payload):,} bytes needed, {free:,} free). Earlier checkpoints are "
             "untouched; free some space and go on with --resume."
         ) from cause
-    for old in sorted(saved(folder))[:-keep]:
-        shutil.rmtree(old)
+    for old in saved(folder)[:-keep]:
+        shutil.rmtree(old, ignore_errors=True)
     return final
 
 
@@ -95,18 +97,25 @@ def read(path: Path) -> Checkpoint:
         CheckpointFault: if it is damaged, was not written by Marlet, or by a newer format.
     """
     try:
-        if path.is_symlink() or (path / MANIFEST).stat().st_size > MANIFEST_LIMIT:
-            raise CheckpointFault(f"{path} is not a Marlet checkpoint.")
+        if any(part.is_symlink() for part in (path, path / MANIFEST, path / ARRAYS)):
+            raise CheckpointFault(f"{path} has symbolic links, which no Marlet checkpoint has.")
+        if (path / MANIFEST).stat().st_size > MANIFEST_LIMIT:
+            raise CheckpointFault(f"{path} is not a Marlet checkpoint: its {MANIFEST} is too large.")
         manifest = json.loads((path / MANIFEST).read_bytes())
-        version, notes = manifest["format"], manifest["notes"]
+        version, notes, own = manifest["format"], manifest["notes"], manifest.pop("sha256", None)
         expected = manifest["files"][ARRAYS]
         size, digest = expected["bytes"], expected["sha256"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as cause:
+        whole = own == _digest(manifest) and isinstance(notes, dict)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as cause:
         raise CheckpointFault(f"{path} is not a whole Marlet checkpoint: its {MANIFEST} cannot be read.") from cause
     if version != FORMAT:
         raise CheckpointFault(f"{path} has checkpoint format {version}, but this Marlet reads format {FORMAT}.")
+    if not whole:
+        raise CheckpointFault(
+            f"{path} is damaged: the checksum of {MANIFEST} does not match. Use an earlier checkpoint."
+        )
     file = path / ARRAYS
-    if file.is_symlink() or not file.is_file() or file.stat().st_size != size:
+    if not file.is_file() or file.stat().st_size != size:
         raise CheckpointFault(f"{path} is damaged: {ARRAYS} should have {size} bytes. Use an earlier checkpoint.")
     payload = file.read_bytes()
     if hashlib.sha256(payload).hexdigest() != digest:
@@ -160,6 +169,11 @@ def named(tree: PyTree) -> dict[str, Any]:
     """A tree's leaves by their path, in the tree's order."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
     return {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
+
+
+def _digest(manifest: dict[str, Any]) -> str:
+    """Of all that a manifest says but this."""
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
 def _write_file(path: Path, payload: bytes) -> None:

@@ -98,7 +98,7 @@ class MetricsFile:
     def cut(self, length: int) -> None:
         """Forget the rows after this many bytes: they will be made again."""
         if self._path.exists():
-            os.truncate(self._path, length)
+            os.truncate(self._path, min(length, self.length))
         if not length:
             self._columns = None
 
@@ -107,7 +107,10 @@ class Lock:
     """Keeps a second process out of a run. The kernel releases it however the first one ends."""
 
     def __init__(self, path: Path):
-        self._file = open(path / "lock", "a+")  # noqa: SIM115
+        try:
+            self._file = open(path / "lock", "a+")  # noqa: SIM115
+        except OSError as cause:
+            raise StorageFault(f"Cannot write to {path}: {cause.strerror}.") from cause
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as cause:
@@ -119,8 +122,10 @@ class Lock:
         self._file.write(f"process {os.getpid()} on {socket.gethostname()}")
         self._file.flush()
 
-    def release(self) -> None:
-        """Let others in."""
+    def __enter__(self) -> "Lock":
+        return self
+
+    def __exit__(self, *_: object) -> None:
         self._file.close()
 
 
@@ -141,7 +146,9 @@ def create(out: str | Path, name: str | None, stem: str, options: dict[str, Any]
     try:
         path.mkdir(parents=True)
         (path / "checkpoints").mkdir()
-        (path / "options.json").write_text(json.dumps({"format": 1, **options, **_circumstances()}, indent=1) + "\n")
+        text = json.dumps({"format": 1, **options, **_circumstances()}, indent=1) + "\n"
+        (path / "options.json.tmp").write_text(text)
+        os.replace(path / "options.json.tmp", path / "options.json")
     except FileExistsError as cause:
         raise MarletError(
             f"{path} exists already. Go on with it by --resume {path}, or choose another --name."

@@ -5,21 +5,22 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from marlet.bridges.resolve import Factory
 from marlet.engine.evaluate import play_episodes
 from marlet.engine.host import HostEnv
+from marlet.engine.host_train import EVALUATION_COPIES, greedy, judged
+from marlet.engine.train import EVALUATE, key_of
 from marlet.envs.base import Env
 from marlet.errors import MarletError
 from marlet.runs.policy import Policy
-from marlet.types import Spec, where
+from marlet.types import Spec
 
-COPIES = 16
-"""Copies of a host environment that play side by side."""
-LONGEST = 1000
-"""Steps after which an episode is cut off where the environment has no horizon."""
+FRESH = 2**31
+"""The seed of fresh episodes. It is no learner's: no run has trained on them, nor chosen its best learner by them."""
 
 
 @dataclass(frozen=True)
@@ -52,51 +53,27 @@ def half_width(scores: Float[np.ndarray, " episodes"], level: float = 0.95) -> f
     return float(t.ppf(0.5 + level / 2, scores.size - 1) * scores.std(ddof=1) / np.sqrt(scores.size))
 
 
-def evaluate(policy: Policy, env: Env | Factory, *, episodes: int = 512, seed: int = 0) -> Evaluation:
+def evaluate(policy: Policy, env: Env | Factory, *, episodes: int = 512, again: bool = False) -> Evaluation:
     """Play whole greedy episodes of a policy in an environment, be it another than it was trained in.
+
+    The episodes are fresh ones; with `again` they are those by which the run itself judged its learner, if as many are
+    asked for: one seed trained alone then gets its last number again.
 
     Raises:
         MarletError: if the environment's agents do not see or do what the policy was trained for.
     """
-    if isinstance(env, Factory):
-        return _evaluate_host(policy, env, episodes, seed)
-    _check_fit(policy.spec, env.spec, type(env).__name__)
-    play = eqx.filter_jit(lambda learned, key: play_episodes(env, policy.algorithm, learned, episodes, key=key))
-    scores = jax.device_get(play(policy.learned, jax.random.key(seed)))
-    return Evaluation(env.spec.names, scores.score, scores.length, scores.solved)
-
-
-def _evaluate_host(policy: Policy, factory: Factory, episodes: int, seed: int) -> Evaluation:
-    """Every copy plays equally many episodes: to count whichever end first would favour short ones."""
-    copies = min(COPIES, episodes)
-    each = -(-episodes // copies)
+    seed = policy.seed if again else FRESH
     algorithm, learned = policy.algorithm, policy.learned
-    act = jax.jit(lambda memory, step, key: algorithm.act(learned, memory, step, key=key, greedy=True)[:2])
-    forget = jax.jit(where)
-    keys = jax.random.key(seed)
-    with HostEnv(factory, copies) as env:
-        _check_fit(policy.spec, env.spec, factory.name)
-        now, memory = env.reset(seed), algorithm.blank(learned, copies)
-        blank, n = memory, env.spec.num_agents
-        score, length = np.zeros((copies, n)), np.zeros(copies, int)
-        played = np.zeros(copies, int)
-        returns, lengths, solved = [], [], []
-        limit, step = (env.spec.horizon or LONGEST) * each, 0
-        while played.min() < each and step < limit:
-            memory, action = act(memory, now, jax.random.fold_in(keys, step))
-            next, now = env.step(np.asarray(action))
-            score, length, step = score + next.reward, length + 1, step + 1
-            for b in np.flatnonzero(next.over & (played < each)):
-                returns.append(score[b].copy())
-                lengths.append(length[b])
-                solved.append(not next.truncated[b])
-            if next.over.any():
-                played += next.over
-                score[next.over], length[next.over] = 0, 0
-                memory = forget(next.over, blank, memory)
-    if not returns:
-        raise MarletError(f"No episode of {factory.name} ended within {limit} steps.")
-    return Evaluation(env.spec.names, np.stack(returns), np.array(lengths), np.array(solved))
+    if isinstance(env, Factory):
+        with HostEnv(env, min(EVALUATION_COPIES, episodes)) as host:
+            _check_fit(policy.spec, host.spec, env.name)
+            scores, names = judged(greedy(algorithm), algorithm, learned, host, episodes, seed=seed), host.spec.names
+    else:
+        _check_fit(policy.spec, env.spec, type(env).__name__)
+        names = env.spec.names
+        play = eqx.filter_jit(lambda learned, key: play_episodes(env, algorithm, learned, episodes, key=key))
+        scores = jax.device_get(play(learned, key_of(jnp.asarray(seed, jnp.uint32), EVALUATE)))
+    return Evaluation(names, scores.score, scores.length, scores.solved)
 
 
 def _check_fit(learned: Spec, played: Spec, name: str) -> None:

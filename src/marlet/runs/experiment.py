@@ -1,8 +1,10 @@
 """Trains and keeps a record: rows of metrics, checkpoints that resume bit for bit, a picture at the end."""
 
+import contextlib
 import dataclasses
 import shutil
 import signal
+import sys
 import threading
 import time
 from pathlib import Path
@@ -14,8 +16,8 @@ import numpy as np
 
 from marlet.engine.devices import bytes_of
 from marlet.engine.evaluate import Scores
-from marlet.engine.train import Training
-from marlet.errors import MarletError, StorageFault
+from marlet.engine.train import Trainer
+from marlet.errors import CheckpointFault, MarletError, StorageFault
 from marlet.options import describe
 from marlet.runs import checkpoint
 from marlet.runs.directory import Lock, MetricsFile, Run, create
@@ -23,8 +25,6 @@ from marlet.runs.progress import ProgressLine
 
 CHUNK_SECONDS = 0.5
 """How long the compiled program may run before the host looks up: Ctrl-C is noticed within it."""
-SAVE_SECONDS = 30.0
-"""Between two checkpoints: what a power cut loses at the most."""
 EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
 TABLE_ENTRIES = 1_000_000
 """Tables with more entries than this are not kept over time."""
@@ -40,17 +40,21 @@ class Plan:
     evaluations: int
     episodes: int
     tensorboard: bool
+    save_every: float = 30.0
+    """Seconds between two checkpoints: what a power cut loses at the most."""
 
     def __post_init__(self):
         for name in ("steps", "seeds", "evaluations", "episodes"):
             if getattr(self, name) < 1:
                 raise MarletError(f"{name} is {getattr(self, name)}, but must be at least 1.")
+        if not self.save_every >= 0:
+            raise MarletError(f"save_every is {self.save_every}, but must be at least 0 seconds.")
         if not 0 <= self.seed < 2**31:
             raise MarletError(f"seed is {self.seed}, but must be a whole number from 0 to {2**31 - 1}.")
 
 
 def train(
-    training: Training,
+    training: Trainer,
     plan: Plan,
     *,
     env: dict[str, Any],
@@ -66,40 +70,38 @@ def train(
     """
     algorithm = training.algorithm
     label = algorithm.name or type(algorithm).__name__.lower()
-    _check_space(training, Path(out))
-    run = create(
-        out,
-        name,
-        f"{label}-{env['type']}".lower(),
-        {
-            "algorithm": describe(algorithm),
-            "env": env,
-            "train": dataclasses.asdict(plan),
-            "spec": dataclasses.asdict(training.spec),
-        },
-    )
-    lock = Lock(run.path)
-    try:
-        training.start()
-        return _Loop(run, training, plan, seconds=0.0, row=-1, quiet=quiet).go()
-    finally:
-        training.close()
-        lock.release()
+    with contextlib.closing(training):
+        _check_space(training, Path(out))
+        run = create(
+            out,
+            name,
+            f"{label}-{env['type']}".lower(),
+            {
+                "algorithm": describe(algorithm),
+                "env": env,
+                "train": dataclasses.asdict(plan),
+                "spec": dataclasses.asdict(training.spec),
+            },
+        )
+        with Lock(run.path):
+            training.start()
+            return _Loop(run, training, plan, seconds=0.0, row=-1, quiet=quiet).go()
 
 
-def resume(run: Run, training: Training, plan: Plan, *, quiet: bool = False) -> Run:
+def resume(run: Run, training: Trainer, plan: Plan, *, quiet: bool = False) -> Run:
     """Go on from the newest sound checkpoint, or from the beginning if there is none yet.
 
     Raises:
         CheckpointFault: if every checkpoint is damaged, or does not fit this algorithm and environment.
     """
-    lock = Lock(run.path)
-    try:
+    with contextlib.closing(training), Lock(run.path):
         metrics = MetricsFile(run.path / "metrics.csv")
         if checkpoint.saved(run.checkpoints):
             found, passed = checkpoint.newest(run.checkpoints)
             for sentence in passed:
-                print(sentence)
+                print(sentence, file=sys.stderr)
+            if not found.notes.keys() >= {"metrics", "seconds", "row"}:
+                raise CheckpointFault(f"{found.path} was not saved by a run: it does not say how far the metrics went.")
             training.restore(checkpoint.fit(found.arrays, training.saved_shapes, where=found.path))
             metrics.cut(found.notes["metrics"])
             seconds, row = found.notes["seconds"], found.notes["row"]
@@ -108,15 +110,12 @@ def resume(run: Run, training: Training, plan: Plan, *, quiet: bool = False) -> 
             metrics.cut(0)
             seconds, row = 0.0, -1
         return _Loop(run, training, plan, seconds=seconds, row=row, quiet=quiet).go()
-    finally:
-        training.close()
-        lock.release()
 
 
 class _Loop:
     """The host's side of a run: it decides when to look, never what is computed."""
 
-    def __init__(self, run: Run, training: Training, plan: Plan, *, seconds: float, row: int, quiet: bool):
+    def __init__(self, run: Run, training: Trainer, plan: Plan, *, seconds: float, row: int, quiet: bool):
         self.run, self.training, self.plan = run, training, plan
         self.metrics = MetricsFile(run.path / "metrics.csv")
         self.total = -(-plan.steps // training.steps_per_iteration)
@@ -141,7 +140,7 @@ class _Loop:
                     if signals.caught:
                         self._save()
                         signals.leave(self.run.path)
-                    if time.monotonic() - self.saved > SAVE_SECONDS:
+                    if time.monotonic() - self.saved > self.plan.save_every:
                         self._try_save()
                 if mark > self.row:
                     self._row()
@@ -248,7 +247,7 @@ def summary(scores: Scores) -> dict[str, float]:
     }
 
 
-def _check_space(training: Training, out: Path) -> None:
+def _check_space(training: Trainer, out: Path) -> None:
     """Refuse to begin what could not be saved: two checkpoints and one being written."""
     needed = 3 * bytes_of(training.saved_shapes)
     place = out.absolute()

@@ -24,7 +24,8 @@ class Policy:
     def __init__(self, algorithm: Algorithm, learned: Learned, spec: Spec, *, seed: int = 0, greedy: bool = True):
         self.algorithm, self.learned, self.spec, self.greedy = algorithm, learned, spec, greedy
         self._act = jax.jit(partial(_act, algorithm, spec, greedy))
-        self._seed, self._count = jax.random.key(seed), 0
+        self.seed = seed
+        self._key, self._count = jax.random.key(seed), 0
         self.reset()
 
     def reset(self) -> None:
@@ -53,7 +54,7 @@ class Policy:
         legal = np.ones((n, a), bool) if available is None else self._rows(available, a, bool)
         legal |= ~legal.any(-1, keepdims=True)  # agents that are gone
         self._count += 1
-        key = jax.random.fold_in(self._seed, self._count)
+        key = jax.random.fold_in(self._key, self._count)
         self._memory, action = self._act(self.learned, self._memory, obs, legal, key)
         action = np.asarray(action)
         if not named:
@@ -100,7 +101,7 @@ def from_run(run: Run, algorithm: Algorithm, *, seed: int | None = None, greedy:
         CheckpointFault: if no checkpoint is sound, or they were saved by another algorithm.
         MarletError: if the run has no such seed.
     """
-    record = dict(run.options["spec"])
+    record: dict[str, Any] = run.options["spec"]
     spec = Spec(**{name: tuple(value) if isinstance(value, list) else value for name, value in record.items()})
     found, _ = checkpoint.newest(run.checkpoints)
     first, count = run.options["train"]["seed"], run.options["train"]["seeds"]
@@ -111,7 +112,8 @@ def from_run(run: Run, algorithm: Algorithm, *, seed: int | None = None, greedy:
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((count, *leaf.shape), leaf.dtype), one)
     arrays = {name.removeprefix(".learned"): leaf for name, leaf in found.arrays.items() if name.startswith(".learned")}
     learned = checkpoint.fit(arrays, shapes, where=found.path)
-    return Policy(algorithm, jax.tree.map(lambda leaf: jnp.asarray(leaf[seed - first]), learned), spec, greedy=greedy)
+    one_learned = jax.tree.map(lambda leaf: jnp.asarray(leaf[seed - first]), learned)
+    return Policy(algorithm, one_learned, spec, seed=seed, greedy=greedy)
 
 
 def best_seed(run: Run) -> int:

@@ -1,0 +1,225 @@
+"""The training loop: one trace, any chunking, faults within a chunk, and numbers that belong to what is saved."""
+
+import jax
+import numpy as np
+import pytest
+from toys import TRACES, Counting, Ledger
+
+import marlet
+from marlet.engine.host_train import HostTraining
+from marlet.engine.train import Training
+from marlet.errors import EnvironmentFault, MarletError, NonFinite
+from marlet.runs import checkpoint
+from marlet.runs.directory import Run
+
+SMALL = {"envs": 4, "length": 5, "hidden": (8,), "capacity": 200, "warmup": 40, "batch": 8, "epsilon_steps": 100}
+
+
+def leaves(training):
+    return checkpoint.named(training.snapshot())
+
+
+def equal(one, two):
+    assert one.keys() == two.keys()
+    return all(np.array_equal(one[name], two[name], equal_nan=True) for name in one)
+
+
+# Compiling
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_nothing_is_traced_again_in_steady_state(seeds):
+    training = Training(Ledger(), Counting(envs=3, length=4), seeds=seeds)
+    training.start()
+    training.advance(1)
+    training.evaluate(4)
+    training.collect()
+    training.advance(1)
+    count = len(TRACES)
+    assert count
+    for iterations in (1, 7, 2):
+        training.advance(iterations)
+        training.collect()
+        training.evaluate(4)
+        training.snapshot()
+        training.restore(training.snapshot())
+    training.advance(3)
+    assert TRACES[count:] == []
+    training.evaluate(5)  # the control: another number of episodes is another program
+    assert TRACES[count:]
+
+
+def test_a_host_training_traces_once_too():
+    from marlet.bridges.resolve import Factory
+
+    training = HostTraining(Factory("host_worlds", "Dice"), Counting(envs=2, length=3), workers=0)
+    training.start()
+    training.advance(2)
+    training.evaluate(2)
+    count = len(TRACES)
+    training.advance(3)
+    training.evaluate(2)
+    training.restore(training.snapshot())
+    training.advance(2)
+    assert TRACES[count:] == []
+
+
+# Equal results
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Training(Ledger(), Counting(envs=3, length=4), seeds=2),
+        lambda: Training(marlet.Spread(agents=2), marlet.qmix(memory=4, **SMALL), seed=3),
+        lambda: Training(marlet.TwoStep(), marlet.tabular_iql(), seeds=3),
+    ],
+)
+def test_chunking_evaluating_and_restoring_change_no_bit(make):
+    whole, parts, restored = make(), make(), make()
+    for training in (whole, parts):
+        training.start()
+    whole.advance(20)
+    for iterations in (1, 6, 2, 11):
+        parts.advance(iterations)
+        parts.evaluate(3)
+        if parts.iteration == 9:
+            restored.restore(parts.snapshot())
+    assert equal(leaves(whole), leaves(parts))
+    restored.advance(11)
+    assert equal(leaves(whole), leaves(restored))
+    whole.advance(1)
+    assert not equal(leaves(whole), leaves(parts))  # the control
+
+
+def test_a_seed_alone_learns_what_it_learns_in_a_group():
+    group = Training(marlet.TwoStep(), marlet.vdn(**SMALL), seed=5, seeds=3)
+    alone = Training(marlet.TwoStep(), marlet.vdn(**SMALL), seed=6)
+    other = Training(marlet.TwoStep(), marlet.vdn(**SMALL), seed=8)
+    for training in (group, alone, other):
+        training.start()
+        training.advance(20)
+    distances = []
+    for training in (alone, other):
+        pairs = zip(
+            jax.tree.leaves(group.snapshot().learned.online),
+            jax.tree.leaves(training.snapshot().learned.online),
+            strict=True,
+        )
+        distances.append(max(np.abs(ours[1] - theirs[0]).max() for ours, theirs in pairs))
+    assert distances[0] < 1e-4
+    assert distances[1] > 1e-2  # the control: another seed is another learner
+
+
+def test_compiled_is_not_compiled():
+    one, two = (Training(Ledger(), Counting(envs=2, length=3)) for _ in range(2))
+    one.start()
+    two.start()
+    one.advance(3)
+    with jax.disable_jit():
+        begun = jax.tree.map(lambda leaf: leaf[0], two.progress)
+        from marlet.engine.train import _advance
+
+        plain = _advance(two.env, two.algorithm, begun, 3)
+    for ours, theirs in zip(jax.tree.leaves(one.snapshot()), jax.tree.leaves(plain), strict=True):
+        np.testing.assert_allclose(ours[0], theirs, rtol=1e-6)
+
+
+# Faults
+
+
+@pytest.mark.parametrize(
+    ("what", "told"),
+    [
+        ("reward", "a reward that is not finite"),
+        ("obs", "an observation that is not finite"),
+        ("mask", "no legal action"),
+    ],
+)
+def test_a_broken_environment_is_named_within_the_chunk(what, told, tmp_path):
+    at = 1233 if what == "mask" else 1234  # a closed mask is a fault of the step that has to be taken next
+    env, algorithm = Ledger(longest=0, poisoned=what), Counting(envs=8, length=25, at=at, env=7, agent=2)
+    training = Training(env, algorithm)
+    training.start()
+    training.advance(49)
+    with pytest.raises(EnvironmentFault) as fault:
+        training.advance(30)
+    assert fault.value.exit_code == 3
+    assert "environment 7, agent agent_2, after 1234 steps" in str(fault.value)
+    assert told in str(fault.value)
+    with pytest.raises(EnvironmentFault):
+        marlet.train(
+            env,
+            algorithm,
+            steps=8 * 25 * 80,
+            save_every=0,
+            episodes=1,
+            evaluations=1,
+            out=tmp_path,
+            name="x",
+            quiet=True,
+        )
+    kept_is_finite(tmp_path / "x", below=50)
+
+
+def kept_is_finite(path, below):
+    for folder in checkpoint.saved(path / "checkpoints"):
+        found = checkpoint.read(folder)
+        assert found.notes["iteration"] < below
+        for name, leaf in found.arrays.items():
+            assert leaf.dtype.kind != "f" or np.isfinite(leaf).all(), name
+
+
+def test_an_opening_that_is_not_finite_is_seen():
+    class Blind(Ledger):
+        def reset(self, *, key):
+            state, step = super().reset(key=key)
+            return state, step.__class__(**{**vars(step), "obs": step.obs * float("nan")})
+
+    training = Training(Blind(), Counting(envs=2, length=3))
+    training.start()
+    with pytest.raises(EnvironmentFault, match=r"environment 0, agent agent_0, after 0 steps"):
+        training.advance(1)
+
+
+def test_what_is_not_finite_is_never_saved(tmp_path):
+    env, algorithm = Ledger(), Counting(envs=2, length=5, lasting=30)
+    training = Training(env, algorithm)
+    training.start()
+    training.advance(29)
+    with pytest.raises(NonFinite) as fault:
+        training.advance(4)
+    assert fault.value.exit_code == 4
+    assert "smaller learning_rate" in str(fault.value)
+    with pytest.raises(NonFinite):
+        marlet.train(
+            env, algorithm, steps=10 * 60, save_every=0, episodes=1, evaluations=1, out=tmp_path, name="x", quiet=True
+        )
+    kept_is_finite(tmp_path / "x", below=30)
+
+
+def test_a_fault_that_has_not_happened_is_not_told():
+    training = Training(Ledger(longest=0, poisoned="reward"), Counting(envs=8, length=25, at=-1))
+    training.start()
+    training.advance(10)
+
+
+# The number belongs to what is saved
+
+
+def test_the_last_evaluation_is_of_what_is_saved(tmp_path):
+    run = marlet.train(
+        "spread", marlet.iql(**SMALL), steps=400, evaluations=2, episodes=8, out=tmp_path, name="x", quiet=True, seed=3
+    )
+    recorded = Run(run.path).metrics()["return"][-1]
+    again = marlet.evaluate(run.path, episodes=8, again=True).returns.mean()
+    assert float(f"{again:.9g}") == recorded
+    assert marlet.evaluate(run.path, episodes=8).returns.mean() != recorded  # the control: fresh episodes
+
+
+def test_another_environment_is_not_resumed_in(tmp_path):
+    run = marlet.train(
+        marlet.TwoStep(), marlet.tabular_iql(), steps=20, evaluations=1, episodes=1, out=tmp_path, name="x", quiet=True
+    )
+    with pytest.raises(MarletError, match="was begun in .*TwoStep.*cannot go on in .*Spread"):
+        marlet.resume(run.path, env="spread")
