@@ -32,13 +32,19 @@ def imports(source: str) -> set[str]:
             names = node.module.split(".")[1:2] or [alias.name for alias in node.names]
             found.update(names)
         elif isinstance(node, ast.Import):
-            found.update((*alias.name.split("."), "__init__")[1] for alias in node.names if alias.name.startswith("marlet"))
+            found.update(
+                (*alias.name.split("."), "__init__")[1] for alias in node.names if alias.name.startswith("marlet")
+            )
     return found
 
 
 def breaches(name: str, source: str) -> list[str]:
     own = floor_of(name)
-    return [other for other in imports(source) if floor_of(other) > own or (floor_of(other) == own and other != name and own > 2)]
+    return [
+        other
+        for other in imports(source)
+        if floor_of(other) > own or (floor_of(other) == own and other != name and own > 2)
+    ]
 
 
 @pytest.mark.parametrize("path", sorted(SOURCE.rglob("*.py")), ids=lambda path: str(path.relative_to(SOURCE)))

@@ -79,5 +79,5 @@ def test_an_algorithm_and_a_part_are_checked():
         marlet.qmix(learning_rate="x")
     with pytest.raises(MarletError, match="mixer is 'sum', but must be a Mixer"):
         marlet.qmix(mixer="sum")
-    with pytest.raises(MarletError, match="agents is 2.5, but must be a whole number"):
+    with pytest.raises(MarletError, match=r"agents is 2\.5, but must be a whole number"):
         marlet.Spread(agents=2.5)

@@ -221,5 +221,5 @@ def test_another_environment_is_not_resumed_in(tmp_path):
     run = marlet.train(
         marlet.TwoStep(), marlet.tabular_iql(), steps=20, evaluations=1, episodes=1, out=tmp_path, name="x", quiet=True
     )
-    with pytest.raises(MarletError, match="was begun in .*TwoStep.*cannot go on in .*Spread"):
+    with pytest.raises(MarletError, match=r"was begun in .*TwoStep.*cannot go on in .*Spread"):
         marlet.resume(run.path, env="spread")

@@ -91,6 +91,11 @@ def wait_for(process, condition, seconds=200):
         time.sleep(0.005)
 
 
+def pause(process, seconds):
+    until = time.monotonic() + seconds
+    wait_for(process, lambda: time.monotonic() > until)
+
+
 def latest(path):
     names = [folder.name for folder in checkpoint.saved(path / "checkpoints")]
     return names[-1] if names else ""
@@ -125,10 +130,10 @@ def killed_and_resumed(home, family, kills, name, draws):
         before = latest(path)
         if draws.random() < 0.8:
             wait_for(process, lambda before=before: latest(path) != before)
-            wait_for(process, lambda until=time.monotonic() + draws.uniform(0, 0.7): time.monotonic() > until)
+            pause(process, draws.uniform(0, 0.7))
         else:
             wait_for(process, (path / "options.json").exists)
-            wait_for(process, lambda until=time.monotonic() + draws.uniform(0, 3): time.monotonic() > until)
+            pause(process, draws.uniform(0, 3))
         workers = children(process)
         hits += process.poll() is None
         process.kill()
@@ -196,7 +201,9 @@ def test_a_second_process_is_sent_away(home, capsys, monkeypatch):
     monkeypatch.setattr("marlet.engine.devices.one_device_per_core", lambda: None)
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", home[1]["JAX_COMPILATION_CACHE_DIR"])
     path = home[0] / "runs" / "twice"
-    process = begin(home, *"tabular_iql two_step --steps 1000000000 --name twice --quiet --episodes 2".split())
+    process = begin(
+        home, *["tabular_iql", "two_step", "--steps", "1000000000", "--name", "twice", "--quiet", "--episodes", "2"]
+    )
     wait_for(process, lambda: (path / "metrics.csv").exists())
     assert cli.main(["train", "--resume", str(path), "--quiet"]) == 2
     told = capsys.readouterr().err
@@ -314,7 +321,7 @@ def test_code_of_ones_own_is_named_again_and_keeps_its_options(tmp_path, monkeyp
 
     env = make_env("my_world:make", {"agents": 4})
     run = marlet.train(env, marlet.iql(**small), steps=30, evaluations=1, episodes=1, name="mine", quiet=True)
-    with pytest.raises(MarletError, match="has to be|named again"):
+    with pytest.raises(MarletError, match="named again"):
         marlet.resume(run.path, quiet=True)
     from marlet import door
 

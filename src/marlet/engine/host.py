@@ -322,6 +322,9 @@ def play_episodes(act: Act, env: HostEnv, blank: Memory, episodes: int, *, seed:
     favour short ones. Without a horizon in the environment's spec, episodes are cut off after `LONGEST` steps.
     """
     rounds = []
+    score: Any
+    length: Any
+    solved: Any
     for episode in range(-(-episodes // env.copies)):
         now, memory, keys = env.reset(seed, episode), blank, jax.random.fold_in(key, episode)
         score, length = np.zeros((env.copies, env.spec.num_agents), np.float32), np.zeros(env.copies, np.int32)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PyTree
 
 from marlet.options import check_options, option
@@ -97,10 +98,10 @@ class Monotonic(Mixer):
 
     Two layers. Hypernetworks of the state give their weights and their biases, which may have any sign.
 
-    The paper makes the weights non-negative by the absolute value (section 4.1); here a sigmoid does, which also bounds
-    them. Bootstrapping feeds a slope that can grow without bound back into its own targets: on `spread`, whose rewards
-    are never positive, absolute weights drove the team's value from -6 to +30 within 300 000 steps, at every step size
-    from 5e-4 to 3e-3. Bounded slopes lose nothing, for the agents' own values may have any scale.
+    The weights are made non-negative by the absolute value (section 4.1), which is softly capped here: bootstrapping
+    feeds a slope that can grow without bound back into its own targets. On `spread`, whose rewards are never positive,
+    uncapped weights drove the team's value from -6 to +30 within 300 000 steps, at every step size from 5e-4 to 3e-3.
+    A capped slope loses nothing, for the agents' own values may have any scale.
     """
 
     size: int = option(32, "units of the mixing layer", low=1)
@@ -122,10 +123,15 @@ class Monotonic(Mixer):
         self, weights: Hypernetworks, values: Float[Array, "*batch n"], state: Float[Array, "*batch s"]
     ) -> Float[Array, "*batch 1"]:
         n = values.shape[-1]
-        first = 2 * jax.nn.sigmoid(_apply(weights.first_weights, state)).reshape(*state.shape[:-1], n, self.size)
-        second = 2 / self.size * jax.nn.sigmoid(_apply(weights.second_weights, state))
+        first = _slope(_apply(weights.first_weights, state)).reshape(*state.shape[:-1], n, self.size)
+        second = _slope(_apply(weights.second_weights, state)) / self.size
         hidden = jax.nn.elu((values[..., None] * first).sum(-2) + weights.first_bias(state))
         return (hidden * second).sum(-1, keepdims=True) + _apply(weights.second_bias, state)
+
+
+def _slope(x: Float[Array, "*batch w"]) -> Float[Array, "*batch w"]:
+    """The absolute value, softly capped at 2."""
+    return 2 * jnp.tanh(jnp.abs(x) / 2)
 
 
 def _layers(sizes: tuple[int, int, int], *, key: Key) -> tuple[Linear, ...]:

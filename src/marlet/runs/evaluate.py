@@ -73,7 +73,7 @@ def evaluate(policy: Policy, env: Env | Factory, *, episodes: int = 512, again: 
         names = env.spec.names
         play = eqx.filter_jit(lambda learned, key: play_episodes(env, algorithm, learned, episodes, key=key))
         scores = jax.device_get(play(learned, key_of(jnp.asarray(seed, jnp.uint32), EVALUATE)))
-    return Evaluation(names, scores.score, scores.length, scores.solved)
+    return Evaluation(names, np.asarray(scores.score), np.asarray(scores.length), np.asarray(scores.solved))
 
 
 def _check_fit(learned: Spec, played: Spec, name: str) -> None:
