@@ -278,7 +278,7 @@ def test_what_does_not_fit_is_refused_with_the_cure():
     iql().check(teams)
     with pytest.raises(MarletError, match="Did you mean 'discount'"):
         qmix(discout=0.9)
-    with pytest.raises(MarletError, match="from 0.0 to 1.0"):
+    with pytest.raises(MarletError, match=r"from 0\.0 to 1\.0"):
         qmix(discount=1.5)
 
 

@@ -22,9 +22,9 @@ from marlet.runs.directory import Lock, MetricsFile, Run
 
 SMALL = "--hidden 8 --capacity 200 --warmup 40 --batch 4 --envs 4 --length 5 --epsilon_steps 500"
 FAMILIES = {
-    "deep": f"vdn two_step {SMALL} --seeds 2 --steps 60000",
-    "recurrent": f"qmix spread --env.agents 2 --memory 8 {SMALL} --steps 40000",
-    "tabular": "tabular_iql two_step --seeds 2 --steps 400000",
+    "deep": f"vdn two_step {SMALL} --seeds 2 --steps 30000",
+    "recurrent": f"qmix spread --env.agents 2 --memory 8 {SMALL} --steps 15000",
+    "tabular": "tabular_iql two_step --seeds 2 --steps 200000",
     "host": f"iql pettingzoo:mpe2.simple_spread_v3 --env.max_cycles 7 {SMALL} --workers 2 --steps 3000",
 }
 COMMON = "--quiet --evaluations 5 --episodes 4"

@@ -104,7 +104,8 @@ class Training:
         self._advance = self._axis.spread(partial(_advance, env, algorithm), size, donate=True)
         self._evaluate = {}
         self._size = size
-        self.progress: Progress | None = None
+        self.progress: Progress
+        """There from `start` or `restore` on; every array leads with the seed axis."""
 
     def start(self) -> None:
         """Initialise every seed."""

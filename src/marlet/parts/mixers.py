@@ -7,6 +7,7 @@ frozen dataclass of options; its weights, where it has any, are made by `init` a
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 import equinox as eqx
 import jax
@@ -25,10 +26,8 @@ class Mixer(ABC):
     def __post_init__(self):
         check_options(self)
 
-    @property
-    @abstractmethod
-    def joins(self) -> bool:
-        """Whether one value stands for all agents, who must then be one team."""
+    joins: ClassVar[bool]
+    """Whether one value stands for all agents, who must then be one team."""
 
     @abstractmethod
     def init(self, spec: Spec, *, key: Key) -> PyTree[Array]:

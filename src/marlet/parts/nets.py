@@ -162,7 +162,8 @@ class Team(eqx.Module):
                 xs.reshape(steps, batch * per, xs.shape[-1]),
                 jnp.repeat(first, per, axis=1),
             )
-            return tuple(x.reshape(steps, batch, per, x.shape[-1]) for x in (memories, outputs))
+            fold = (steps, batch, per)
+            return memories.reshape(*fold, memories.shape[-1]), outputs.reshape(*fold, outputs.shape[-1])
 
         return self._each_copy(apply, (memory, self._seen(obs)))
 
@@ -172,7 +173,7 @@ class Team(eqx.Module):
         n = len(self.uses)
         return jnp.concatenate([obs, jnp.broadcast_to(jnp.eye(n, dtype=obs.dtype), (*obs.shape[:-1], n))], axis=-1)
 
-    def _each_copy(self, apply, arrays: tuple[Float[Array, "*batch n _"], ...]) -> tuple[Array, ...]:
+    def _each_copy(self, apply, arrays: tuple[Array, Array]) -> tuple[Array, Array]:
         """Apply each copy to the rows of the agents that use it, and put the rows back in the agents' order."""
         copies = max(self.uses) + 1
         if copies == 1:
@@ -193,7 +194,8 @@ class Team(eqx.Module):
                 for c, row in enumerate(rows)
             ]
             joined = [jnp.concatenate(pieces, axis=-2) for pieces in zip(*parts, strict=True)]
-        return tuple(x[..., back, :] for x in joined)
+        memory, outputs = (x[..., back, :] for x in joined)
+        return memory, outputs
 
 
 def uses_of(sharing: str, spec: Spec) -> tuple[int, ...]:

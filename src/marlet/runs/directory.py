@@ -167,7 +167,7 @@ def _circumstances() -> dict[str, Any]:
         "machine": {
             "processor": platform.machine(),
             "devices": [str(device.device_kind) for device in jax.devices()],
-            "random_numbers": jax.config.jax_default_prng_impl,
+            "random_numbers": str(jax.random.key_impl(jax.random.key(0))),
             "xla_flags": os.environ.get("XLA_FLAGS", ""),
         },
         "command": sys.argv,
