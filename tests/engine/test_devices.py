@@ -23,7 +23,7 @@ for seeds in (1, 2, 3, 5):
     deep = seeds == 3
     training = Training(marlet.TwoStep(), marlet.vdn(**small) if deep else marlet.tabular_iql(envs=2), seeds=seeds, seed=7)
     axis = training._axis
-    assert axis.per_device * axis.devices == axis.padded >= seeds
+    assert axis.turns * axis.together * axis.devices >= seeds
     training.start()
     training.advance(4)
     save_file(checkpoint.named(training.snapshot()), f"{{folder}}/{{sys.argv[1]}}-{{seeds}}-half")

@@ -117,7 +117,7 @@ def test_compiled_is_not_compiled():
     two.start()
     one.advance(3)
     with jax.disable_jit():
-        begun = jax.tree.map(lambda leaf: leaf[0], two.progress)
+        begun = jax.tree.map(lambda leaf: leaf[0], two.progress[0])
         from marlet.engine.train import _advance
 
         plain = _advance(two.env, two.algorithm, begun, 3)

@@ -1,17 +1,19 @@
-"""Where arrays live: seeds side by side over devices, and within a device at once or in turn."""
+"""Where arrays live: seeds side by side over devices, and on a device at once or in turns."""
 
 import contextlib
 import os
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
-from jaxtyping import PyTree
+from jaxtyping import Array, PyTree
 
 SMALL = 2**20
 """Bytes of what one seed learns below which seeds are computed at once (vmap) on a CPU. Larger ones take turns: their
-arrays fill the caches alone, and at once they measured 15 % slower than in turn."""
+arrays fill the caches alone, and at once they are no faster."""
 
 
 def one_device_per_core() -> None:
@@ -23,51 +25,56 @@ def one_device_per_core() -> None:
 class SeedAxis:
     """Places `seeds` independent copies of a program on the devices at hand.
 
-    Every array of a placed tree leads with the padded number of seeds: where the seeds do not divide evenly, copies of
-    the last one fill the gap, and `taken` removes them again. Nothing that is saved depends on the devices.
+    What is placed is a list of trees, one a turn. Every array of a turn leads with the same number of seeds, spread
+    evenly over the devices; where the seeds do not fill the last turn, copies of the last one do, and `taken` removes
+    them again. Nothing that is saved depends on the devices.
     """
 
-    def __init__(self, seeds: int):
+    def __init__(self, seeds: int, bytes_per_seed: int):
         devices = jax.devices()
         self.seeds = seeds
-        self.per_device = -(-seeds // len(devices))
-        self.devices = -(-seeds // self.per_device)
-        self.padded = self.per_device * self.devices
+        per_device = -(-seeds // len(devices))
+        self.devices = -(-seeds // per_device)
+        at_once = bytes_per_seed < SMALL or jax.default_backend() != "cpu"
+        self.turns, self.together = (1, per_device) if at_once else (per_device, 1)
         self._mesh = Mesh(devices[: self.devices], ("seed",), axis_types=(AxisType.Auto,))
         self._sharding = NamedSharding(self._mesh, PartitionSpec("seed"))
 
-    def place(self, tree: PyTree) -> PyTree:
-        """Pad a tree whose arrays lead with `seeds` and spread it over the devices, in buffers of its own."""
+    def place(self, tree: PyTree) -> list[PyTree]:
+        """Spread a tree whose arrays lead with `seeds`, in buffers of its own."""
+        width = self.devices * self.together
 
-        def put(leaf):
-            leaf = jnp.concatenate([leaf, jnp.repeat(leaf[-1:], self.padded - self.seeds, axis=0)])
-            return jax.device_put(leaf, self._sharding, may_alias=False)
+        def put(leaf: Any, turn: int) -> Array:
+            rows = np.minimum(np.arange(turn * width, (turn + 1) * width), self.seeds - 1)
+            return jax.device_put(np.asarray(leaf)[rows], self._sharding, may_alias=False)
 
-        return jax.tree.map(put, tree)
+        return [jax.tree.map(partial(put, turn=turn), tree) for turn in range(self.turns)]
 
-    def taken(self, tree: PyTree) -> PyTree:
-        """A tree's arrays without the padding, leading with `seeds`."""
-        return jax.tree.map(lambda leaf: leaf[: self.seeds], tree)
+    def taken(self, turns: list[PyTree]) -> PyTree[np.ndarray]:
+        """What was placed or computed, as numpy arrays that lead with `seeds`."""
+        join = lambda *leaves: np.concatenate(leaves)[: self.seeds]  # noqa: E731
+        return jax.tree.map(join, *jax.device_get(turns))
 
-    def spread(self, function: Callable, bytes_per_seed: int, *, donate: bool = False) -> Callable:
-        """Compile `function(tree, *shared)` of one seed into one of all seeds; `shared` arguments are the same for all."""
-        at_once = bytes_per_seed < SMALL or jax.default_backend() != "cpu"
+    def spread(self, function: Callable, *, donate: bool = False) -> Callable:
+        """Compile `function(tree, *shared)` of one seed into one of a list of turns, which waits for its results.
 
-        def local(tree, *shared):
-            if self.per_device == 1:
-                alone = jax.tree.map(lambda leaf: leaf[0], tree)
-                return jax.tree.map(lambda leaf: leaf[None], function(alone, *shared))
-            each = lambda tree: function(tree, *shared)  # noqa: E731
-            return jax.vmap(each)(tree) if at_once else jax.lax.map(each, tree)
+        The `shared` arguments are the same for all seeds. Turns that donate their arrays come back in fresh ones.
+        """
+
+        def local(tree: PyTree, *shared: Array) -> PyTree:
+            if self.together > 1:
+                return jax.vmap(lambda tree: function(tree, *shared))(tree)
+            alone = jax.tree.map(lambda leaf: leaf[0], tree)
+            return jax.tree.map(lambda leaf: leaf[None], function(alone, *shared))
 
         seed, whole = PartitionSpec("seed"), PartitionSpec()
 
-        def everywhere(tree, *shared):
+        def everywhere(tree: PyTree, *shared: Array) -> PyTree:
             specs = (seed, *(whole,) * len(shared))
-            mapped = jax.shard_map(local, mesh=self._mesh, in_specs=specs, out_specs=seed, check_vma=False)
-            return mapped(tree, *shared)
+            return jax.shard_map(local, mesh=self._mesh, in_specs=specs, out_specs=seed, check_vma=False)(tree, *shared)
 
-        return jax.jit(everywhere, donate_argnums=(0,) if donate else ())
+        compiled = jax.jit(everywhere, donate_argnums=(0,) if donate else ())
+        return lambda turns, *shared: [jax.block_until_ready(compiled(turn, *shared)) for turn in turns]
 
 
 def bytes_of(tree: PyTree) -> int:

@@ -87,7 +87,7 @@ class Trainer(Protocol):
 class Training:
     """A run of `seeds` independent learners on one compiled environment.
 
-    `progress` leads every array with the seed axis. Chunking changes no bit of the result: `advance(3)` three times is
+    Chunking changes no bit of the result: `advance(3)` three times is
     `advance(9)`.
     """
 
@@ -96,20 +96,18 @@ class Training:
         self.env, self.algorithm, self.spec = env, algorithm, env.spec
         self.steps_per_iteration = algorithm.envs * algorithm.length
         self.seeds = np.arange(seed, seed + seeds, dtype=np.uint32)
-        self._axis = SeedAxis(seeds)
         begin = partial(_begin, env, algorithm)
         self._shapes = jax.eval_shape(begin, jax.ShapeDtypeStruct((), jnp.uint32))
-        size = bytes_of(self._shapes)
-        self._begin = self._axis.spread(begin, size)
-        self._advance = self._axis.spread(partial(_advance, env, algorithm), size, donate=True)
+        self._axis = SeedAxis(seeds, bytes_of(self._shapes))
+        self._begin = self._axis.spread(begin)
+        self._advance = self._axis.spread(partial(_advance, env, algorithm), donate=True)
         self._evaluate = {}
-        self._size = size
-        self.progress: Progress
-        """There from `start` or `restore` on; every array leads with the seed axis."""
+        self.progress: list[Progress]
+        """There from `start` or `restore` on: one for each turn of seeds, every array led by the seeds of the turn."""
 
     def start(self) -> None:
         """Initialise every seed."""
-        self.progress = self._fresh(self._begin(self._axis.place(jnp.asarray(self.seeds))))
+        self.progress = self._fresh(self._begin(self._axis.place(self.seeds)))
 
     def advance(self, iterations: int) -> None:
         """Train for this many iterations and wait for them.
@@ -118,9 +116,9 @@ class Training:
             EnvironmentFault: if the environment gave something that is not finite, or no legal action.
             NonFinite: if a weight or table entry is not finite any more.
         """
-        self.progress = jax.block_until_ready(self._advance(self.progress, jnp.asarray(iterations, jnp.int32)))
+        self.progress = self._advance(self.progress, jnp.asarray(iterations, jnp.int32))
         self._check_fault()
-        if not all_finite(self.progress.learned):
+        if not all(all_finite(turn.learned) for turn in self.progress):
             raise not_finite(self.iteration * self.steps_per_iteration)
 
     @property
@@ -132,36 +130,35 @@ class Training:
     @property
     def iteration(self) -> int:
         """Iterations done."""
-        return int(self.progress.iteration[0])
+        return int(self.progress[0].iteration[0])
 
     def collect(self) -> list[dict[str, float]]:
         """One row of metrics a seed since the last call; the sums start again."""
-        progress = jax.device_get(self._axis.taken((self.progress.tally, self.progress.sums, self.progress.counts)))
-        rows = [_row(jax.tree.map(lambda leaf, s=s: leaf[s], progress)) for s in range(len(self.seeds))]
-        empty = jax.tree.map(jnp.zeros_like, (self.progress.tally, self.progress.sums, self.progress.counts))
-        self.progress = eqx.tree_at(lambda p: (p.tally, p.sums, p.counts), self.progress, empty)
+        collected = self._axis.taken([_collected(turn) for turn in self.progress])
+        rows = [_row(jax.tree.map(lambda leaf, s=s: leaf[s], collected)) for s in range(len(self.seeds))]
+        self.progress = [
+            eqx.tree_at(_collected, turn, jax.tree.map(jnp.zeros_like, _collected(turn))) for turn in self.progress
+        ]
         return rows
 
     def evaluate(self, episodes: int) -> Scores:
         """The scores of whole greedy episodes, as numpy arrays led by the seed axis. The same episodes every time."""
         if episodes not in self._evaluate:
-            self._evaluate[episodes] = self._axis.spread(
-                partial(_evaluate, self.env, self.algorithm, episodes), self._size
-            )
-        scores = self._evaluate[episodes]((self.progress.seed, self.progress.learned))
-        return jax.device_get(self._axis.taken(scores))
+            self._evaluate[episodes] = self._axis.spread(partial(_evaluate, self.env, self.algorithm, episodes))
+        scores = self._evaluate[episodes]([(turn.seed, turn.learned) for turn in self.progress])
+        return self._axis.taken(scores)
 
     def snapshot(self) -> PyTree[np.ndarray]:
         """All that must be saved: `progress` as numpy arrays, without anything that depends on the devices."""
-        return jax.device_get(self._axis.taken(self.progress))
+        return self._axis.taken(self.progress)
 
     def restore(self, snapshot: PyTree[np.ndarray]) -> None:
         """Go on from a snapshot, on whatever devices are at hand."""
-        self.progress = self._axis.place(jax.tree.map(jnp.asarray, snapshot))
+        self.progress = self._axis.place(snapshot)
 
     def table(self) -> np.ndarray | None:
         """The first seed's action values by table entry ("tables entries a"), where they are few enough to be tables."""
-        tables = self.algorithm.tables(jax.tree.map(lambda leaf: leaf[0], self.progress.learned))
+        tables = self.algorithm.tables(jax.tree.map(lambda leaf: leaf[0], self.progress[0].learned))
         return None if tables is None else np.asarray(tables)
 
     def close(self) -> None:
@@ -172,7 +169,7 @@ class Training:
         return jax.tree.map(lambda leaf: leaf.copy(), tree)
 
     def _check_fault(self) -> None:
-        fault = jax.device_get(self._axis.taken(self.progress.fault))
+        fault = self._axis.taken([turn.fault for turn in self.progress])
         for s in np.flatnonzero(fault.kind):
             step = int(fault.iteration[s]) * self.algorithm.length + int(fault.step[s])
             raise EnvironmentFault(
@@ -180,6 +177,11 @@ class Training:
                 f"{fault.env[s]}, agent {self.spec.names[int(fault.agent[s])]}, after {step} steps of each environment. "
                 "Run `marlet check-env` on it."
             )
+
+
+def _collected(progress: Progress) -> tuple[Tally, dict[str, Array], dict[str, Array]]:
+    """What a row of metrics is made of."""
+    return progress.tally, progress.sums, progress.counts
 
 
 def not_finite(steps: int) -> NonFinite:
