@@ -10,6 +10,7 @@ import numpy as np
 from marlet.algorithms.base import Algorithm
 from marlet.bridges.resolve import Factory
 from marlet.catalogue import algorithms_for, make_algorithm, make_env, rebuild, record_of, with_record
+from marlet.engine.devices import one_device_per_core
 from marlet.engine.host import HostEnv
 from marlet.engine.host_train import HostTraining
 from marlet.engine.train import Trainer, Training
@@ -200,6 +201,7 @@ def training_of(env: Env | Factory, algorithm: Algorithm, plan: experiment.Plan,
         algorithm.check(spec)
     except MarletError as misfit:
         raise MarletError(f"{misfit} Fit for this environment: {', '.join(algorithms_for(spec)) or 'none'}.") from None
+    one_device_per_core()
     if isinstance(env, Factory):
         return HostTraining(env, algorithm, seed=plan.seed, seeds=plan.seeds, workers=workers)
     return Training(env, algorithm, seed=plan.seed, seeds=plan.seeds)
