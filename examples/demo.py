@@ -18,7 +18,7 @@ from marlet.runs.directory import Run
 from marlet.runs.report import as_text, improvements
 
 ALGORITHMS = ("qmix", "vdn", "iql")
-SEEDS = 2
+SEEDS = 4
 STEPS = 400_000
 """Environment steps of each seed."""
 EVALUATIONS = 20

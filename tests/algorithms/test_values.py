@@ -153,6 +153,7 @@ def test_the_endless_game_is_worth_ten(make, length, n_step):
     assert value(deadly) < 7.0
 
 
+@partial(jax.jit, static_argnums=(0, 1, 2))
 def experience(algorithm, spec, count, *, key):
     """Random sequences, with ends inside."""
     shapes = algorithm._example(spec)
@@ -171,13 +172,14 @@ def experience(algorithm, spec, count, *, key):
     return dataclasses.replace(drawn, next_available=drawn.next_available.at[..., 0].set(True))
 
 
+@partial(jax.jit, static_argnums=(0, 1))
 def loss_of(algorithm, spec, sequences):
+    """The loss of freshly initialised networks."""
     learned = algorithm.init(spec, key=jax.random.key(0))
-    return jax.jit(lambda e: algorithm._loss(learned.online, learned.target, e)[0])(sequences)
+    return algorithm._loss(learned.online, learned.target, sequences)[0]
 
 
-@pytest.mark.parametrize("n", [1, 2, 5])
-@pytest.mark.parametrize("make", [iql, vdn, qmix])
+@pytest.mark.parametrize(("make", "n"), [(qmix, 1), (iql, 2), (vdn, 5)])
 def test_the_dead_are_not_trained_on_and_illegal_next_actions_do_not_count(make, n):
     spec = Spec(num_agents=n, num_actions=3, obs_shape=(4,), state_size=6)
     algorithm = make(length=7, memory=0, hidden=(8,))
