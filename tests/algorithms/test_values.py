@@ -60,7 +60,7 @@ def test_vdn_fits_the_closest_sum_to_qtrans_game(qtran_game):
 
 def test_qmix_as_trained_gives_up_the_best_of_qtrans_game(qtran_game):
     env, obs, state = qtran_game
-    tables = tables_of_runs(qmix(**GAME), env, 4, obs, state, 100_000)
+    tables = tables_of_runs(qmix(**GAME), env, 8, obs, state, 100_000)  # 5 of 8 runs; the others find 8
     expected = [[-8, -8, -8], [-8, 0, 0], [-8, 0, 0]]
     np.testing.assert_allclose(np.median(tables, axis=0), expected, atol=0.5)
 

@@ -67,8 +67,8 @@ class Grid(Env):
     placement: tuple[tuple[int, int], ...] = option((), "starting (row, column) of each agent; empty: along the border")
 
     def __post_init__(self):
-        check_options(self)
         object.__setattr__(self, "placement", tuple(tuple(cell) for cell in self.placement))
+        check_options(self)
         if self.placement and len(self.placement) != self.agents:
             raise MarletError(
                 f"Grid: placement names {len(self.placement)} cells, but there are {self.agents} agents. "
