@@ -44,7 +44,7 @@ def main() -> None:
             runs.append(
                 marlet.train(
                     "spread",
-                    name,
+                    getattr(marlet, name)(learning_rate_steps=given.steps),
                     steps=given.steps,
                     seeds=given.seeds,
                     evaluations=EVALUATIONS,
