@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from toys import Counting, Ledger
 
+from marlet.engine import rollout as engine
 from marlet.engine.rollout import Tally, opening, rollout
 
 B, T, N = 4, 23, 3
@@ -120,3 +121,21 @@ def test_all_may_end_at_every_step():
     assert t.first.all()
     assert not t.extra.any()
     assert tally.episodes == tally.length == T * B
+
+
+def test_drawing_openings_for_a_few_changes_no_number(monkeypatch):
+    """40 copies, so that none, a few and many end at once; then the same with openings always drawn for all."""
+    env, algorithm, key = Ledger(longest=40), Counting(), jax.random.key(0)
+
+    def worlds(few):
+        monkeypatch.setattr(engine, "FEW", few)
+        world = opening(env, algorithm, algorithm.init(env.spec, key=key), 40, key=key)
+        run = jax.jit(lambda world: rollout(env, algorithm, (), world, Tally.empty(N), 60, key=key))
+        return jax.device_get(run(world))
+
+    some, every = worlds(8), worlds(1000)
+    ending = some[2].transitions.next.over.sum(1)
+    assert 0 in ending
+    assert ((ending > 0) & (ending <= 5)).any()
+    assert (ending > 5).any()
+    jax.tree.map(np.testing.assert_array_equal, some, every)

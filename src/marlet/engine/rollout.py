@@ -47,14 +47,18 @@ class Tally(eqx.Module):
         return Tally(zero, jnp.zeros(num_agents, jnp.float32), zero, zero, zero)
 
 
-def reset(env: Env, batch: int, *, key: Key) -> tuple[Any, Step]:
-    """Open an episode in each of `batch` environments."""
-    return jax.vmap(lambda key: env.reset(key=key), out_axes=(BATCH_LAST, 0))(jax.random.split(key, batch))
+FEW = 16
+"""Where no more than one in this many environments end at once, only as many openings are drawn."""
+
+
+def reset(env: Env, which: Int[Array, " B"], *, key: Key) -> tuple[Any, Step]:
+    """Open an episode in each of these environments. An environment's opening does not depend on the others'."""
+    return jax.vmap(lambda i: env.reset(key=jax.random.fold_in(key, i)), out_axes=(BATCH_LAST, 0))(which)
 
 
 def opening(env: Env, algorithm: Algorithm, learned: Learned, batch: int, *, key: Key) -> World:
     """The world before the first step."""
-    state, now = reset(env, batch, key=key)
+    state, now = reset(env, jnp.arange(batch), key=key)
     n = env.spec.num_agents
     return World(
         state=state,
@@ -94,19 +98,46 @@ def advance(
     )
     ended = World(state=state, now=next, first=over, memory=memory, score=score, clock=clock)
 
-    def reopen(ended: World) -> World:
-        fresh_state, fresh = reset(env, batch, key=reset_key)
-        choose_last = lambda a, b: jnp.where(over, a, b)  # noqa: E731
+    return _reopened(env, algorithm.blank(learned, batch), ended, key=reset_key), tally, transition
+
+
+def _reopened(env: Env, blank: Memory, ended: World, *, key: Key) -> World:
+    """The world with a new episode wherever one is over (`ended.first`).
+
+    Openings are drawn for no more environments than need one, roughly: none, a few, or all. Which of the three changes
+    no number, only how much is computed.
+    """
+    over = ended.first
+    batch = over.shape[0]
+    few = batch // FEW
+    count = over.sum()
+
+    def restarted(state: Any, now: Step) -> World:
         return World(
-            state=jax.tree.map(choose_last, fresh_state, ended.state),
-            now=where(over, fresh, ended.now),
+            state=state,
+            now=now,
             first=over,
-            memory=where(over, algorithm.blank(learned, batch), ended.memory),
-            score=where(over, jnp.zeros_like(score), score),
-            clock=where(over, jnp.zeros_like(clock), clock),
+            memory=where(over, blank, ended.memory),
+            score=where(over, jnp.zeros_like(ended.score), ended.score),
+            clock=where(over, jnp.zeros_like(ended.clock), ended.clock),
         )
 
-    return jax.lax.cond(over.any(), reopen, lambda ended: ended, ended), tally, transition
+    def reopen_all() -> World:
+        fresh_state, fresh = reset(env, jnp.arange(batch), key=key)
+        last = lambda new, old: jnp.where(over, new, old)  # noqa: E731
+        return restarted(jax.tree.map(last, fresh_state, ended.state), where(over, fresh, ended.now))
+
+    def reopen_few() -> World:
+        (which,) = jnp.nonzero(over, size=few, fill_value=batch)  # what is beyond the batch is dropped
+        fresh_state, fresh = reset(env, which, key=key)
+        put_last = lambda old, new: old.at[..., which].set(new, mode="drop")  # noqa: E731
+        put = lambda old, new: old.at[which].set(new, mode="drop")  # noqa: E731
+        return restarted(jax.tree.map(put_last, ended.state, fresh_state), jax.tree.map(put, ended.now, fresh))
+
+    if not few:
+        return jax.lax.cond(count > 0, reopen_all, lambda: ended)
+    case = jnp.where(count == 0, 0, jnp.where(count <= few, 1, 2))
+    return jax.lax.switch(case, [lambda: ended, reopen_few, reopen_all])
 
 
 def rollout(
