@@ -5,6 +5,7 @@ action t led to, already zero where nothing follows (death); `goes_on[t]` says t
 episode, so it is False at an episode's end, by death or by the clock, and at the rollout's last entry.
 """
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
@@ -31,3 +32,26 @@ def n_step_returns(
         later = jnp.concatenate([returns[1:], returns[-1:]])
         returns = reward + discount * jnp.where(goes_on, later, next_value)
     return returns
+
+
+def lambda_returns(
+    reward: Float[Array, "T *batch"],
+    next_value: Float[Array, "T *batch"],
+    goes_on: Bool[Array, "T *batch"],
+    discount: float | Float[Array, ""],
+    decay: float | Float[Array, ""],
+) -> Float[Array, "T *batch"]:
+    """The mean of all n-step returns, those of more steps weighted less by `decay` each (Sutton & Barto 2018, 12.2).
+
+    Less the values of the steps acted from, these are the generalised advantages of Schulman et al. 2016
+    (arXiv:1506.02438, equation 16): decay 0 gives the one-step errors, decay 1 the whole return.
+    """
+
+    def body(later: Array, step: tuple[Array, Array, Array]) -> tuple[Array, Array]:
+        reward, next_value, goes_on = step
+        beyond = jnp.where(goes_on, (1 - decay) * next_value + decay * later, next_value)
+        returns = reward + discount * beyond
+        return returns, returns
+
+    last = jnp.zeros_like(next_value[0])
+    return jax.lax.scan(body, last, (reward, next_value, goes_on), reverse=True)[1]
