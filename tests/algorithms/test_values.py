@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from endless import Endless
 from many_runs import train
 
 from marlet.algorithms.values import Experience, QLearning, iql, qmix, vdn
 from marlet.engine.rollout import Tally, opening, rollout
-from marlet.envs.base import Env, make_step
 from marlet.envs.matrix import Matrix
 from marlet.envs.two_step import TwoStep
 from marlet.errors import MarletError
@@ -107,30 +107,6 @@ def test_values_of_the_two_step_game(two_step):
 
 
 # --- the end of an episode -------------------------------------------------------------------------------------------
-
-
-@dataclasses.dataclass(frozen=True)
-class Endless(Env):
-    """Reward 1 for ever, cut off by a clock of 10 that is told apart from a death, or not."""
-
-    deadly: bool = False
-
-    spec = Spec(num_agents=2, num_actions=2, obs_shape=(1,), state_size=1, horizon=10)
-
-    def reset(self, *, key):
-        return jnp.zeros((), jnp.int32), make_step(self.spec, obs=jnp.ones((2, 1)), state=jnp.ones(1))
-
-    def step(self, state, action, *, key):
-        ends = state + 1 >= 10
-        step = make_step(
-            self.spec,
-            obs=jnp.ones((2, 1)),
-            state=jnp.ones(1),
-            reward=jnp.ones(2),
-            alive=jnp.broadcast_to(~(ends & self.deadly), (2,)),
-            truncated=ends & (not self.deadly),
-        )
-        return state + 1, step
 
 
 @pytest.mark.parametrize(("make", "length", "n_step"), [(iql, 10, 1), (vdn, 4, 3), (qmix, 4, 1)])

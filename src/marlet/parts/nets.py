@@ -1,5 +1,7 @@
 """Networks: plain trees of arrays, and teams of them that say which agent uses which copy."""
 
+from functools import partial
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -48,16 +50,29 @@ class GRU(eqx.Module):
         return update * memory + (1 - update) * new
 
 
+ACTIVATIONS = {"relu": jax.nn.relu, "tanh": jnp.tanh}
+
+
 class Net(eqx.Module):
-    """Hidden layers with rectified units, a recurrent memory where `memory_size` is not 0, and a linear last layer."""
+    """Hidden layers, a recurrent memory where `memory_size` is not 0, and a linear last layer."""
 
     layers: tuple[Linear, ...]
     gru: GRU | None
     last: Linear
     memory_size: int = eqx.field(static=True)
+    activation: str = eqx.field(static=True)
+    """Of the hidden layers: `relu` or `tanh`."""
 
     def __init__(
-        self, inputs: int, hidden: tuple[int, ...], memory_size: int, outputs: int, *, key: Key, last_scale: float = 1.0
+        self,
+        inputs: int,
+        hidden: tuple[int, ...],
+        memory_size: int,
+        outputs: int,
+        *,
+        key: Key,
+        last_scale: float = 1.0,
+        activation: str = "relu",
     ):
         *layer_keys, gru_key, last_key = jax.random.split(key, len(hidden) + 2)
         sizes = (inputs, *hidden)
@@ -67,11 +82,12 @@ class Net(eqx.Module):
         self.gru = GRU(sizes[-1], memory_size, key=gru_key) if memory_size else None
         self.last = Linear(memory_size or sizes[-1], outputs, key=last_key, scale=last_scale)
         self.memory_size = memory_size
+        self.activation = activation
 
     def features(self, x: Float[Array, "*batch d"]) -> Float[Array, "*batch h"]:
         """What the layers before the memory make of the input."""
         for layer in self.layers:
-            x = jax.nn.relu(layer(x))
+            x = ACTIVATIONS[self.activation](layer(x))
         return x
 
     def step(
@@ -127,11 +143,11 @@ class Team(eqx.Module):
         key: Key,
         sees_index: bool = False,
         last_scale: float = 1.0,
+        activation: str = "relu",
     ):
         inputs += len(uses) if sees_index else 0
-        self.copies = jax.vmap(lambda key: Net(inputs, hidden, memory_size, outputs, key=key, last_scale=last_scale))(
-            jax.random.split(key, max(uses) + 1)
-        )
+        make = partial(Net, inputs, hidden, memory_size, outputs, last_scale=last_scale, activation=activation)
+        self.copies = jax.vmap(lambda key: make(key=key))(jax.random.split(key, max(uses) + 1))
         self.uses = uses
         self.sees_index = sees_index
 

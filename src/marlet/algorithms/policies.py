@@ -1,0 +1,414 @@
+"""Policy gradients with critics, on-policy: REINFORCE, advantage actor-critics and the PPO family, as one family."""
+
+from dataclasses import dataclass, replace
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Bool, Float, Int
+
+from marlet.algorithms.base import Algorithm, needs_one_team
+from marlet.equations.returns import continues, lambda_returns
+from marlet.equations.schedules import linear
+from marlet.errors import MarletError
+from marlet.options import changed, option
+from marlet.parts.heads import Action, Categorical, Gaussian, Head, head_for
+from marlet.parts.nets import Team, uses_of
+from marlet.parts.normalisers import Normaliser, PopArt, Statistics
+from marlet.types import Key, Memory, Metrics, Rollout, Spec, Step, Transition
+
+
+class Learned(eqx.Module):
+    """All that training changes. The optimisers' states lead with the copies of their networks, as these do."""
+
+    actor: Team
+    critic: Team
+    actor_optimiser: optax.OptState
+    critic_optimiser: optax.OptState
+    statistics: Statistics
+    """Of the returns, by which the critic's outputs are scaled."""
+    steps: Int[Array, ""]
+    """Environment steps so far: schedules depend on it."""
+    spec: Spec = eqx.field(static=True)
+
+
+class Lessons(eqx.Module):
+    """What is learned from a rollout, in K sequences of L steps: the rollout itself where there is a memory, else its
+    single steps, which may be shuffled."""
+
+    obs: Float[Array, "L K n d"]
+    seen: Float[Array, "L K n c"]
+    """What the critic sees."""
+    available: Bool[Array, "L K n a"]
+    action: Int[Array, "L K n"] | Float[Array, "L K n a"]
+    log_prob: Float[Array, "L K n"]
+    """Of the action, when it was chosen."""
+    advantage: Float[Array, "L K n"]
+    value: Float[Array, "L K n"]
+    """What the critic said, in its units."""
+    target: Float[Array, "L K n"]
+    """What it should have said."""
+    acts: Bool[Array, "L K n"]
+    """The actor learns from this entry."""
+    counts: Bool[Array, "L K n"]
+    """The critic learns from this entry."""
+    first: Bool[Array, "L K"]
+    actor_memory: Float[Array, "K n m"]
+    critic_memory: Float[Array, "K n m"]
+
+
+@dataclass(frozen=True)
+class PolicyGradient(Algorithm):
+    """Actors that follow the gradient of advantages, and critics that say what advantages are.
+
+    The advantage is the lambda-return less the critic's value (Schulman et al. 2016, arXiv:1506.02438), the gain is
+    clipped where several passes are made over one rollout (Schulman et al. 2017, arXiv:1707.06347). With one pass of
+    one minibatch the ratio of the clipped gain is 1 and its gradient is the plain policy gradient: REINFORCE with a
+    baseline (decay 1), or the advantage actor-critic. Truncation bootstraps from the final step; death does not; agents
+    that are dead are not trained on.
+    """
+
+    envs: int = option(32, "environments stepped side by side", low=1)
+    length: int = option(25, "steps of each environment between two rounds of learning", low=1)
+    critic_sees: str = option("obs", "what the critic is told of each agent's step", choices=("obs", "state", "both"))
+    team_reward: bool = option(False, "learn from the mean reward of an agent's team instead of its own")
+    sequential: bool = option(False, "agents learn one after the other, each told what those before it changed")
+    sharing: str = option("shared", "which agents use one network", choices=("shared", "own", "kinds"))
+    hidden: tuple[int, ...] = option((64, 64), "units of each hidden layer", low=1)
+    activation: str = option("tanh", "of the hidden layers", choices=("relu", "tanh"))
+    memory: int = option(0, "units of the recurrent memory (GRU) of actor and critic; 0 for none", low=0)
+    sees_index: bool = option(True, "whether agents that share a network are told which one they are")
+    head: Head = option(Gaussian(), "the distribution of continuous actions; choices are always categorical")
+    discount: float = option(0.95, "worth of a reward one step later", low=0.0, high=1.0)
+    decay: float = option(0.95, "lambda: how far beyond one step advantages look", low=0.0, high=1.0)
+    reward_scale: float = option(
+        1.0, "factor on rewards before they are learned from; what is reported keeps its units"
+    )
+    normaliser: Normaliser = option(PopArt(), "how the critic's outputs are scaled")
+    standardise: bool = option(True, "bring advantages to mean 0 and spread 1 before learning from them")
+    learning_rate: float = option(1e-3, "step size of Adam at the beginning", low=0.0)
+    learning_rate_end: float = option(1e-4, "step size of Adam at the end", low=0.0)
+    learning_rate_steps: int = option(
+        5_000_000, "environment steps over which it falls; 0: it is the end's at once", low=0
+    )
+    max_gradient: float = option(0.5, "longest gradient of a network; longer ones are shortened to it", low=0.0)
+    epochs: int = option(4, "passes over a rollout", low=1)
+    minibatches: int = option(4, "parts of a rollout, each of which makes one gradient step", low=1)
+    clip: float = option(
+        0.2, "farthest that a pass may profit from moving an action's probability, as a ratio", low=0.0
+    )
+    value_clip: float = option(
+        0.0, "farthest that a pass may profit from moving a value, in the critic's units; 0: no limit", low=0.0
+    )
+    huber: float = option(0.0, "error beyond which the critic's loss grows linearly; 0: it is the square", low=0.0)
+    entropy: float = option(0.01, "weight of the policy's entropy at the beginning", low=0.0)
+    entropy_end: float = option(0.01, "weight of the policy's entropy at the end", low=0.0)
+    entropy_steps: int = option(1_000_000, "environment steps over which that weight falls", low=0)
+
+    def check(self, spec: Spec) -> None:
+        if spec.continuous and isinstance(self.head, Categorical):
+            raise MarletError(
+                f"{self.name}: head is 'categorical', but this environment's actions are vectors of size "
+                f"{spec.num_actions}. Use 'gaussian' or 'squashed'."
+            )
+        sequences = self.envs * (1 if self.memory else self.length)
+        if self.minibatches > sequences:
+            raise MarletError(
+                f"{self.name}: minibatches is {self.minibatches}, but a rollout of {self.envs} environments has "
+                f"{sequences} sequences to part. Use more envs, or fewer minibatches."
+            )
+        if self.sequential:
+            needs_one_team(self.name, spec, cure="Use ippo or mappo, whose agents keep their own aims.")
+            if self.sharing != "own":
+                raise MarletError(
+                    f"{self.name} lets agents learn one after the other, but sharing is '{self.sharing}': agents that "
+                    "use one network can only learn together. Set sharing to 'own'."
+                )
+
+    def init(self, spec: Spec, *, key: Key) -> Learned:
+        actor_key, critic_key = jax.random.split(key)
+        uses = uses_of(self.sharing, spec)
+        sees_index = self.sees_index and len(set(uses)) < spec.num_agents
+        make = lambda inputs, outputs, scale, key: Team(  # noqa: E731
+            uses,
+            inputs,
+            self.hidden,
+            self.memory,
+            outputs,
+            key=key,
+            sees_index=sees_index,
+            last_scale=scale,
+            activation=self.activation,
+        )
+        d, s = spec.obs_shape[0], spec.state_size
+        actor = make(d, head_for(spec, self.head).outputs(spec.num_actions), 0.01, actor_key)
+        critic = make({"obs": d, "state": s, "both": s + d}[self.critic_sees], 1, 1.0, critic_key)
+        return Learned(
+            actor=actor,
+            critic=critic,
+            actor_optimiser=jax.vmap(self._optimiser().init)(actor.copies),
+            critic_optimiser=jax.vmap(self._optimiser().init)(critic.copies),
+            statistics=self.normaliser.init(critic),
+            steps=jnp.zeros((), jnp.int32),
+            spec=spec,
+        )
+
+    def blank(self, learned: Learned, batch: int) -> Memory:
+        return learned.actor.blank(batch), learned.critic.blank(batch)
+
+    def act(
+        self, learned: Learned, memory: Memory, step: Step, *, key: Key, greedy: bool = False
+    ) -> tuple[Memory, Action, dict[str, Float[Array, "B n"]]]:
+        head = head_for(learned.spec, self.head)
+        actor_memory, critic_memory = memory
+        actor_memory, outputs = learned.actor.step(actor_memory, step.obs)
+        if greedy:
+            return (actor_memory, critic_memory), head.mode(outputs, step.available), {}
+        action = head.draw(outputs, step.available, key=key)
+        if self.memory:
+            critic_memory, _ = learned.critic.step(critic_memory, self._seen(step))
+        log_prob = head.log_prob(outputs, step.available, action)
+        return (actor_memory, critic_memory), action, {"log_prob": log_prob}
+
+    def update(self, learned: Learned, rollout: Rollout, *, key: Key) -> tuple[Learned, Metrics]:
+        actor_key, critic_key = jax.random.split(key)
+        steps, batch = rollout.transitions.first.shape
+        learned = replace(learned, steps=learned.steps + steps * batch)
+        learned, lessons, metrics = self._lessons(learned, rollout)
+        learning_rate = linear(learned.steps, self.learning_rate, self.learning_rate_end, self.learning_rate_steps)
+        critic, critic_optimiser, critic_metrics = self._descend(
+            self._critic_loss, learned.critic, learned.critic_optimiser, lessons, learning_rate, key=critic_key
+        )
+        entropy = linear(learned.steps, self.entropy, self.entropy_end, self.entropy_steps)
+        actor, actor_optimiser, actor_metrics = self._actor_learns(
+            learned, lessons, learning_rate, entropy, key=actor_key
+        )
+        learned = replace(
+            learned,
+            actor=actor,
+            critic=critic,
+            actor_optimiser=actor_optimiser,
+            critic_optimiser=critic_optimiser,
+        )
+        return learned, metrics | critic_metrics | actor_metrics
+
+    def _lessons(self, learned: Learned, rollout: Rollout) -> tuple[Learned, Lessons, Metrics]:
+        """Advantages and targets of a rollout; the statistics take its returns in, once."""
+        t = rollout.transitions
+        actor_memory, critic_memory = rollout.memory
+        seen = self._seen(t.now)
+        memories, output = learned.critic.unroll(critic_memory, seen, t.first)
+        _, next_output = learned.critic.step(memories, self._seen(t.next))
+        value = self.normaliser.real(learned.statistics, learned.critic, output[..., 0])
+        next_value = self.normaliser.real(learned.statistics, learned.critic, next_output[..., 0])
+
+        reward, counts, lives = self._earned(learned.spec, t)
+        goes_on = continues(t.first)[..., None] & lives
+        returns = lambda_returns(
+            self.reward_scale * reward, jnp.where(lives, next_value, 0.0), goes_on, self.discount, self.decay
+        )
+        advantage = returns - value
+        statistics, critic = self.normaliser.update(learned.statistics, learned.critic, returns, counts)
+        lessons = Lessons(
+            obs=t.now.obs,
+            seen=seen,
+            available=t.now.available,
+            action=t.action,
+            log_prob=t.extra["log_prob"],
+            advantage=_standardised(advantage, t.now.alive, learned.actor.uses) if self.standardise else advantage,
+            value=self.normaliser.normalised(statistics, critic, value),
+            target=self.normaliser.normalised(statistics, critic, returns),
+            acts=t.now.alive,
+            counts=counts,
+            first=t.first,
+            actor_memory=actor_memory,
+            critic_memory=critic_memory,
+        )
+        if not self.memory:
+            lessons = _as_single_steps(lessons)
+        metrics = {"value": _mean(value, counts), "error": _mean(jnp.abs(advantage), counts)}
+        return replace(learned, statistics=statistics, critic=critic), lessons, metrics
+
+    def _actor_learns(
+        self,
+        learned: Learned,
+        lessons: Lessons,
+        learning_rate: Float[Array, ""],
+        entropy: Float[Array, ""],
+        *,
+        key: Key,
+    ) -> tuple[Team, optax.OptState, Metrics]:
+        """All actors at once; or one after the other in a random order, each with advantages multiplied by how much
+        likelier those before it have made the joint action (Kuba et al. 2022, arXiv:2109.11251, equation 11)."""
+        head = head_for(learned.spec, self.head)
+
+        def loss(actor: Team, lessons: Lessons, key: Key) -> tuple[Float[Array, ""], Metrics]:
+            return self._actor_loss(head, entropy, actor, lessons, key)
+
+        if not self.sequential:
+            return self._descend(loss, learned.actor, learned.actor_optimiser, lessons, learning_rate, key=key)
+
+        order_key, learn_key = jax.random.split(key)
+        agents = jnp.arange(len(learned.actor.uses))
+
+        def turn(carry, agent_and_key):
+            actor, optimiser, factor = carry
+            agent, key = agent_and_key
+            mine = agents == agent
+            own = replace(lessons, advantage=lessons.advantage * factor[..., None], acts=lessons.acts & mine)
+            after, optimiser_after, metrics = self._descend(loss, actor, optimiser, own, learning_rate, key=key)
+            only = lambda new, old: jnp.where(mine.reshape(-1, *(1,) * (new.ndim - 1)), new, old)  # noqa: E731
+            actor = jax.tree.map(only, after, actor)
+            optimiser = jax.tree.map(only, optimiser_after, optimiser)
+            _, outputs = actor.unroll(lessons.actor_memory, lessons.obs, lessons.first)
+            likelier = head.log_prob(outputs, lessons.available, lessons.action) - lessons.log_prob
+            factor = factor * jnp.exp(jnp.where(own.acts, likelier, 0.0).sum(-1))
+            return (actor, optimiser, factor), metrics
+
+        start = (learned.actor, learned.actor_optimiser, jnp.ones(lessons.first.shape))
+        turns = (jax.random.permutation(order_key, agents), jax.random.split(learn_key, len(agents)))
+        (actor, optimiser, _), metrics = jax.lax.scan(turn, start, turns)
+        return actor, optimiser, jax.tree.map(jnp.mean, metrics)
+
+    def _actor_loss(
+        self, head: Head, entropy_weight: Float[Array, ""], actor: Team, lessons: Lessons, key: Key
+    ) -> tuple[Float[Array, ""], Metrics]:
+        """Less the clipped gain (Schulman et al. 2017, arXiv:1707.06347, equation 7) and the entropy bonus."""
+        _, outputs = actor.unroll(lessons.actor_memory, lessons.obs, lessons.first)
+        change = head.log_prob(outputs, lessons.available, lessons.action) - lessons.log_prob
+        ratio = jnp.exp(jnp.where(lessons.acts, change, 0.0))
+        bounded = jnp.clip(ratio, 1 - self.clip, 1 + self.clip)
+        gain = jnp.minimum(ratio * lessons.advantage, bounded * lessons.advantage)
+        entropy = _mean(head.entropy(outputs, lessons.available, key=key), lessons.acts)
+        loss = -_mean(gain, lessons.acts) - entropy_weight * entropy
+        return loss, {"entropy": entropy, "clipped": _mean(jnp.abs(ratio - 1) > self.clip, lessons.acts)}
+
+    def _critic_loss(self, critic: Team, lessons: Lessons, key: Key) -> tuple[Float[Array, ""], Metrics]:
+        """The squared or Huber error of the values, in the critic's units."""
+        _, outputs = critic.unroll(lessons.critic_memory, lessons.seen, lessons.first)
+        value = outputs[..., 0]
+        measure = (
+            (lambda error: optax.losses.huber_loss(error, delta=self.huber)) if self.huber else (lambda e: e**2 / 2)
+        )
+        loss = measure(value - lessons.target)
+        if self.value_clip:
+            near = lessons.value + jnp.clip(value - lessons.value, -self.value_clip, self.value_clip)
+            loss = jnp.maximum(loss, measure(near - lessons.target))
+        loss = _mean(loss, lessons.counts)
+        return loss, {"loss": loss}
+
+    def _descend(self, loss, team: Team, optimiser: optax.OptState, lessons: Lessons, learning_rate, *, key: Key):
+        """Adam's steps on `loss`, over all epochs and minibatches. Each copy's gradient is clipped by itself."""
+        sequences = lessons.first.shape[1]
+        size = sequences // self.minibatches
+
+        def improve(carry, rows_and_key):
+            team, optimiser = carry
+            rows, key = rows_and_key
+            part = lessons if self.minibatches == 1 else _rows(lessons, rows)
+            gradient, metrics = jax.grad(loss, has_aux=True)(team, part, key)
+            direction, optimiser = jax.vmap(self._optimiser().update)(gradient.copies, optimiser)
+            copies = jax.tree.map(lambda weight, step: weight - learning_rate * step, team.copies, direction)
+            return (eqx.tree_at(lambda team: team.copies, team, copies), optimiser), metrics
+
+        def epoch(carry, key):
+            order_key, loss_key = jax.random.split(key)
+            order = jax.random.permutation(order_key, sequences)[: size * self.minibatches]
+            rows = order.reshape(self.minibatches, size)
+            return jax.lax.scan(improve, carry, (rows, jax.random.split(loss_key, self.minibatches)))
+
+        (team, optimiser), metrics = jax.lax.scan(epoch, (team, optimiser), jax.random.split(key, self.epochs))
+        return team, optimiser, jax.tree.map(jnp.mean, metrics)
+
+    def _seen(self, step: Step) -> Float[Array, "*batch n c"]:
+        """What the critic is told of each agent."""
+        if self.critic_sees == "obs":
+            return step.obs
+        state = jnp.broadcast_to(step.state[..., None, :], (*step.obs.shape[:-1], step.state.shape[-1]))
+        return state if self.critic_sees == "state" else jnp.concatenate([state, step.obs], axis=-1)
+
+    def _earned(
+        self, spec: Spec, t: Transition
+    ) -> tuple[Float[Array, "T B n"], Bool[Array, "T B n"], Bool[Array, "T B n"]]:
+        """The reward each critic predicts, and whether it had anything to predict before and after the action."""
+        if not self.team_reward:
+            return t.next.reward, t.now.alive, t.next.alive
+        mates = jnp.array(spec.teams)[:, None] == jnp.array(spec.teams)
+        any_mate = lambda flags: (flags[..., None, :] & mates).any(-1)  # noqa: E731
+        reward = jnp.einsum("ij,...j->...i", mates / mates.sum(-1, keepdims=True), t.next.reward)
+        return reward, any_mate(t.now.alive), any_mate(t.next.alive)
+
+    def _optimiser(self) -> optax.GradientTransformation:
+        """Adam's direction from clipped gradients, of one copy; the step size is applied apart, so that it may be traced."""
+        return optax.chain(optax.clip_by_global_norm(self.max_gradient), optax.scale_by_adam(eps=1e-5))
+
+
+def _mean(x: Array, counts: Bool[Array, "*batch n"]) -> Float[Array, ""]:
+    """The mean over the entries that count."""
+    return jnp.where(counts, x, 0.0).sum() / jnp.maximum(counts.sum(), 1)
+
+
+def _standardised(
+    advantage: Float[Array, "T B n"], counts: Bool[Array, "T B n"], uses: tuple[int, ...]
+) -> Float[Array, "T B n"]:
+    """Mean 0 and spread 1 over what counts, for the agents of each copy of the network by themselves."""
+    mates = jnp.array(uses)[:, None] == jnp.array(uses)
+    number = jnp.maximum(mates @ counts.sum((0, 1)), 1)
+    over_mates = lambda x: mates @ jnp.where(counts, x, 0.0).sum((0, 1)) / number  # noqa: E731
+    centred = advantage - over_mates(advantage)
+    return centred / (jnp.sqrt(over_mates(centred**2)) + 1e-6)
+
+
+def _as_single_steps(lessons: Lessons) -> Lessons:
+    """T x B steps as sequences of one step each, without memories."""
+    one = lambda leaf: leaf.reshape(1, -1, *leaf.shape[2:])  # noqa: E731
+    entries = replace(lessons, actor_memory=(), critic_memory=())
+    rows = lessons.first.size
+    blank = lambda memory: jnp.zeros((rows, *memory.shape[1:]))  # noqa: E731
+    return replace(
+        jax.tree.map(one, entries),
+        actor_memory=blank(lessons.actor_memory),
+        critic_memory=blank(lessons.critic_memory),
+    )
+
+
+def _rows(lessons: Lessons, rows: Int[Array, " k"]) -> Lessons:
+    """Some of the sequences."""
+    entries = jax.tree.map(lambda leaf: leaf[:, rows], replace(lessons, actor_memory=(), critic_memory=()))
+    return replace(entries, actor_memory=lessons.actor_memory[rows], critic_memory=lessons.critic_memory[rows])
+
+
+ONE_PASS = {"epochs": 1, "minibatches": 1, "learning_rate": 3e-3, "learning_rate_end": 3e-4}
+
+
+def mapg(**options) -> PolicyGradient:
+    """Multi-agent policy gradient: REINFORCE with reward-to-go and a baseline (Williams 1992, REINFORCE)."""
+    return changed(PolicyGradient(name="mapg", decay=1.0, envs=8, **ONE_PASS), **options)
+
+
+def ia2c(**options) -> PolicyGradient:
+    """Independent advantage actor-critic: actor and critic see one agent's observation (Mnih et al. 2016, arXiv:1602.01783)."""
+    return changed(PolicyGradient(name="ia2c", envs=16, length=5, **ONE_PASS), **options)
+
+
+def maa2c(**options) -> PolicyGradient:
+    """Advantage actor-critic with a critic of the state (Papoudakis et al. 2021, arXiv:2006.07869)."""
+    return changed(PolicyGradient(name="maa2c", critic_sees="state", envs=16, length=5, **ONE_PASS), **options)
+
+
+def ippo(**options) -> PolicyGradient:
+    """Independent PPO: clipped policy gradients, critics of own observations (de Witt et al. 2020, arXiv:2011.09533)."""
+    return changed(PolicyGradient(name="ippo"), **options)
+
+
+def mappo(**options) -> PolicyGradient:
+    """Multi-agent PPO: the critic sees the state and the agent's observation (Yu et al. 2022, arXiv:2103.01955)."""
+    return changed(PolicyGradient(name="mappo", critic_sees="both"), **options)
+
+
+def happo(**options) -> PolicyGradient:
+    """PPO whose agents learn one after the other, with networks of their own (Kuba et al. 2022, arXiv:2109.11251)."""
+    return changed(
+        PolicyGradient(name="happo", critic_sees="both", team_reward=True, sequential=True, sharing="own"), **options
+    )

@@ -1,0 +1,279 @@
+"""Policy gradients: exact gradients, ends, memories, the sequential factor, and what is refused."""
+
+import dataclasses
+from functools import partial
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from endless import Endless
+from many_runs import said, train
+
+from marlet.algorithms.policies import Lessons, PolicyGradient, happo, ia2c, ippo, maa2c, mapg, mappo
+from marlet.engine.rollout import Tally, opening, rollout
+from marlet.envs.matrix import Matrix
+from marlet.errors import MarletError
+from marlet.parts.heads import Categorical, Gaussian, Squashed
+from marlet.parts.normalisers import PopArt, Raw, Running
+from marlet.types import Spec
+
+TINY = dict(hidden=(8,))
+CLIMBING = np.array([[11, -30, 0], [-30, 7, 6], [0, 0, 5]], np.float32)
+
+
+def play(env, algorithm, learned, steps, *, key, warm=0):
+    """A rollout, after `warm` steps that are not kept; and the world after it."""
+    world = opening(env, algorithm, learned, algorithm.envs, key=jax.random.fold_in(key, 0))
+    tally = Tally.empty(env.spec.num_agents)
+    if warm:
+        world, tally, _ = rollout(env, algorithm, learned, world, tally, warm, key=jax.random.fold_in(key, 1))
+    world, _, played = rollout(env, algorithm, learned, world, tally, steps, key=jax.random.fold_in(key, 2))
+    return played, world
+
+
+def lessons_of(algorithm, env, *, key=0, steps=None, alter=lambda played: played):
+    """What a fresh learner takes from a rollout of its own."""
+
+    @jax.jit
+    def made():
+        learned = algorithm.init(env.spec, key=jax.random.key(key))
+        played, _ = play(env, algorithm, learned, steps or algorithm.length, key=jax.random.key(key + 1), warm=3)
+        after, lessons, _ = algorithm._lessons(learned, alter(played))
+        return after, lessons, played
+
+    return made()
+
+
+# --- gradients -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("make", [mapg, ia2c, ippo, happo])
+def test_the_gradient_at_the_uniform_policy_is_exact(make):
+    """All nine joint actions of the climbing game, each once: pi_a (q_a - v) for every agent."""
+    algorithm = make(sharing="own", hidden=(4,), entropy=0.0)
+    env = Matrix(payoff=tuple(map(tuple, CLIMBING)))
+    learned = algorithm.init(env.spec, key=jax.random.key(0))
+    actor = jax.tree.map(jnp.zeros_like, learned.actor)
+    joint = np.stack(np.meshgrid(range(3), range(3), indexing="ij"), -1).reshape(1, 9, 2)
+    ones = jnp.ones((1, 9, 2))
+    lessons = Lessons(
+        obs=ones[..., None],
+        seen=ones[..., None],
+        available=jnp.ones((1, 9, 2, 3), bool),
+        action=jnp.array(joint),
+        log_prob=jnp.log(ones / 3),
+        advantage=jnp.array(CLIMBING[joint[..., 0], joint[..., 1]])[..., None] * ones,
+        value=ones,
+        target=ones,
+        acts=jnp.ones((1, 9, 2), bool),
+        counts=jnp.ones((1, 9, 2), bool),
+        first=jnp.ones((1, 9), bool),
+        actor_memory=jnp.zeros((9, 2, 0)),
+        critic_memory=jnp.zeros((9, 2, 0)),
+    )
+    loss = lambda actor: algorithm._actor_loss(Categorical(), 0.0, actor, lessons, jax.random.key(0))[0]  # noqa: E731
+    gradient = -2 * jax.grad(loss)(actor).copies.last.bias  # the loss is a mean over two agents
+    for agent, table in enumerate((CLIMBING, CLIMBING.T)):
+        values = table.mean(1)
+        np.testing.assert_allclose(gradient[agent], (values - values.mean()) / 3, atol=1e-5)
+    np.testing.assert_allclose(gradient[0], (-0.96296, -0.74074, 1.70370), atol=1e-5)
+
+
+def test_no_pass_profits_beyond_the_clip():
+    """Ratio 1.5 with a gain, ratio .5 with a loss: held; the other two ways: pulled back."""
+    algorithm = ippo(clip=0.2, entropy=0.0, **TINY)
+    _, lessons = lessons_of(algorithm, Matrix())[:2]
+    learned = algorithm.init(Matrix().spec, key=jax.random.key(0))
+
+    def steepness(shift, advantage):
+        moved = dataclasses.replace(
+            lessons, log_prob=lessons.log_prob - shift, advantage=jnp.full_like(lessons.advantage, advantage)
+        )
+        loss = lambda actor: algorithm._actor_loss(Categorical(), 0.0, actor, moved, jax.random.key(0))[0]  # noqa: E731
+        return float(sum(jnp.abs(leaf).sum() for leaf in jax.tree.leaves(jax.grad(loss)(learned.actor))))
+
+    # `lessons` hold the log-probabilities of the first round; the fresh actor of the same key gives the same.
+    assert steepness(np.log(1.5), 1.0) == 0
+    assert steepness(np.log(0.5), -1.0) == 0
+    assert steepness(np.log(1.5), -1.0) > 0
+    assert steepness(np.log(0.5), 1.0) > 0
+
+
+def test_each_agent_learns_from_what_those_before_it_changed(monkeypatch):
+    """The second agent's advantages are multiplied by how much likelier the first has made its own actions.
+
+    Learning is replaced by a step that can be read off: it adds the mean of the advantages it is given to the bias of
+    the first action.
+    """
+    env = Matrix(payoff=tuple(map(tuple, CLIMBING)))
+    algorithm = happo(envs=6, length=1, minibatches=1, standardise=False, reward_scale=0.1, **TINY)
+    learned, lessons, _ = lessons_of(algorithm, env)
+    start = learned.actor.copies.last.bias
+
+    def readable(self, loss, team, optimiser, given, learning_rate, *, key):
+        mean = given.advantage.mean((0, 1))
+        bias = team.copies.last.bias.at[:, 0].add(mean)
+        return eqx.tree_at(lambda team: team.copies.last.bias, team, bias), optimiser, {}
+
+    monkeypatch.setattr(PolicyGradient, "_descend", readable)
+    key = jax.random.key(5)
+    actor, _, _ = algorithm._actor_learns(learned, lessons, jnp.float32(0.1), jnp.float32(0.0), key=key)
+    first, second = (int(i) for i in jax.random.permutation(jax.random.split(key)[0], 2))
+
+    found = np.asarray(actor.copies.last.bias - start)
+    mean = float(lessons.advantage[..., first].mean())
+    np.testing.assert_allclose(found[first], [mean, 0, 0], rtol=1e-4, atol=1e-6)
+    one = eqx.tree_at(lambda team: team.copies.last.bias, learned.actor, start.at[first, 0].add(mean))
+    _, outputs = one.unroll(lessons.actor_memory, lessons.obs, lessons.first)
+    ratio = jnp.exp(Categorical().log_prob(outputs, lessons.available, lessons.action) - lessons.log_prob)
+    expected = float((lessons.advantage[..., second] * ratio[..., first]).mean())
+    np.testing.assert_allclose(found[second], [expected, 0, 0], rtol=1e-4, atol=1e-6)
+    assert abs(expected - float(lessons.advantage[..., second].mean())) > 0.05  # without the factor it is another
+
+
+# --- ends ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("make", "options"),
+    [
+        (ippo, dict(normaliser=PopArt())),
+        (mappo, dict(normaliser=Running(), huber=1.0)),
+        (ia2c, dict(normaliser=Raw(), length=7)),
+        (maa2c, dict(sharing="own", memory=4, decay=0.6, epochs=4, minibatches=2)),
+        (mapg, dict(value_clip=0.5)),
+    ],
+)
+def test_the_endless_game_is_worth_ten(make, options):
+    """The clock cannot be seen: a critic that takes it for a death fits the mean over the clock, below 6.5132."""
+    env, deadly = Endless(), Endless(deadly=True)
+    base = dict(envs=8, length=10, discount=0.9, learning_rate=5e-3, learning_rate_end=5e-4, learning_rate_steps=24_000)
+
+    def value(env):
+        algorithm = make(**(base | TINY | options))
+        learned = train(env, algorithm, 32_000, 1, key=jax.random.key(0))
+
+        @jax.jit
+        def said(learned):
+            learned = jax.tree.map(lambda leaf: leaf[0], learned)
+            played, _ = play(env, algorithm, learned, 10, key=jax.random.key(1))
+            return algorithm._lessons(learned, played)[2]["value"]
+
+        return float(said(learned))
+
+    assert value(env) == pytest.approx(10.0, rel=0.03)
+    assert value(deadly) < 7.0
+
+
+def dying(played):
+    """The same rollout in which agent 0 dies at the third step of five, while the others live on."""
+    t = played.transitions
+    now = t.now.alive.at[3:, :, 0].set(False)
+    next = t.next.alive.at[2:, :, 0].set(False)
+    return dataclasses.replace(
+        played,
+        transitions=dataclasses.replace(
+            t, now=dataclasses.replace(t.now, alive=now), next=dataclasses.replace(t.next, alive=next)
+        ),
+    )
+
+
+def test_the_dead_teach_nothing():
+    """What is noted of an agent after its death changes neither its own lessons nor the others'."""
+    algorithm = ippo(envs=3, length=5, memory=2, standardise=True, **TINY)
+
+    def later(played, by):
+        t = dying(played).transitions
+        reward = t.next.reward.at[3:, :, 0].add(by)
+        obs = t.next.obs.at[2:, :, 0].add(by)
+        changed = dataclasses.replace(t, next=dataclasses.replace(t.next, reward=reward, obs=obs))
+        return dataclasses.replace(played, transitions=changed)
+
+    env = Endless()
+    _, one, _ = lessons_of(algorithm, env, alter=partial(later, by=0.0))
+    _, other, _ = lessons_of(algorithm, env, alter=partial(later, by=9.0))
+    for name in ("advantage", "target"):
+        kept = np.asarray(one.acts)
+        np.testing.assert_array_equal(np.asarray(getattr(one, name))[kept], np.asarray(getattr(other, name))[kept])
+    assert not one.acts[3:, :, 0].any()
+    _, control, _ = lessons_of(algorithm, env, alter=lambda played: dying(later(played, 9.0)))
+    assert not np.allclose(control.target[3:, :, 0], one.target[3:, :, 0])  # it was there to be seen
+
+
+def test_a_teams_reward_goes_on_until_its_last_member_is_dead():
+    algorithm = mappo(envs=2, length=5, team_reward=True, discount=0.9, sees_index=False, **TINY)
+
+    def paid(played):
+        t = dying(played).transitions
+        reward = jnp.zeros_like(t.next.reward).at[4, :, 1].set(4.0)
+        changed = dataclasses.replace(t, next=dataclasses.replace(t.next, reward=reward))
+        return dataclasses.replace(played, transitions=changed)
+
+    after, lessons, _ = lessons_of(algorithm, Endless(), alter=paid)
+    returns = algorithm.normaliser.real(after.statistics, after.critic, lessons.target).reshape(5, 2, 2)
+    # Agent 0 is dead when its mate earns 4: its own entry at step 2 has its share of it all the same.
+    assert lessons.counts.reshape(5, 2, 2)[4, :, 0].all()
+    np.testing.assert_allclose(returns[..., 0], returns[..., 1], atol=1e-3)
+
+
+# --- memories, axes, heads -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sharing", ["shared", "own"])
+def test_replaying_a_rollout_reproduces_what_was_done(sharing):
+    """The log-probabilities noted when acting, from the memories the rollout began with, ends inside."""
+    algorithm = mappo(envs=3, length=9, memory=5, minibatches=1, sharing=sharing, **TINY)
+    learned, lessons, played = lessons_of(algorithm, Endless())
+
+    def replayed(memory, first):
+        _, outputs = learned.actor.unroll(memory, lessons.obs, first)
+        return Categorical().log_prob(outputs, lessons.available, lessons.action)
+
+    assert float(jnp.abs(lessons.actor_memory).max()) > 0
+    assert played.transitions.first[1:].any()
+    again = replayed(lessons.actor_memory, lessons.first)
+    np.testing.assert_allclose(again, lessons.log_prob, rtol=1e-5, atol=1e-6)
+    blank = replayed(jnp.zeros_like(lessons.actor_memory), lessons.first)
+    unbroken = replayed(lessons.actor_memory, jnp.zeros_like(lessons.first))
+    assert not np.allclose(blank, lessons.log_prob, atol=1e-7)
+    assert not np.allclose(unbroken, lessons.log_prob, atol=1e-7)
+
+
+def test_single_steps_are_the_rollouts_own_entries():
+    """T = 4, B = 3, n = 2: entry (t, b) is row 3 t + b, for every field."""
+    algorithm = mappo(envs=3, length=4, minibatches=2, **TINY)
+    _, lessons, played = lessons_of(algorithm, Endless())
+    t = played.transitions
+    assert lessons.obs.shape == (1, 12, 2, 1)
+    assert lessons.seen.shape == (1, 12, 2, 2)
+    for entry, noted in ((lessons.action, t.action), (lessons.log_prob, t.extra["log_prob"])):
+        np.testing.assert_array_equal(entry[0], np.asarray(noted).reshape(12, 2))
+    np.testing.assert_array_equal(lessons.first[0], np.asarray(t.first).reshape(12))
+
+
+@pytest.mark.parametrize("head", [Gaussian(), Squashed()])
+def test_vectors_are_drawn_and_greedy_ones_do_not_depend_on_the_key(head):
+    spec = Spec(num_agents=2, num_actions=3, obs_shape=(4,), state_size=5, continuous=True, kinds=(0, 1))
+    algorithm = mappo(head=head, sharing="kinds", envs=3, **TINY)
+    learned = algorithm.init(spec, key=jax.random.key(0))
+    step = dataclasses.replace(said(np.ones((3, 2, 4)), actions=3), state=jnp.zeros((3, 5)))
+    act = jax.jit(partial(algorithm.act, learned, algorithm.blank(learned, 3), step), static_argnames="greedy")
+    one, two = (act(key=jax.random.key(k), greedy=True)[1] for k in (0, 1))
+    assert one.shape == (3, 2, 3)
+    np.testing.assert_array_equal(one, two)
+    assert not np.allclose(act(key=jax.random.key(0))[1], act(key=jax.random.key(1))[1])
+
+
+def test_what_does_not_fit_is_refused_with_the_cure():
+    teams = Spec(num_agents=2, num_actions=2, obs_shape=(4,), state_size=1, teams=(0, 1))
+    with pytest.raises(MarletError, match=r"2 teams.*ippo or mappo"):
+        happo().check(teams)
+    with pytest.raises(MarletError, match="Set sharing to 'own'"):
+        happo(sharing="shared").check(Endless().spec)
+    with pytest.raises(MarletError, match="Use more envs, or fewer minibatches"):
+        ippo(envs=2, length=1).check(teams)
+    with pytest.raises(MarletError, match=r"vectors of size 2.*squashed"):
+        ippo(head=Categorical()).check(dataclasses.replace(teams, continuous=True))
+    PolicyGradient(name="any").check(teams)
