@@ -10,7 +10,7 @@ from relay import Pushers, Relay, Tampered, Turns
 
 from marlet.bridges.from_pettingzoo import Copy, Facts, fields
 from marlet.bridges.resolve import resolve
-from marlet.bridges.spaces import Odd, reader_of
+from marlet.bridges.spaces import Odd, reader_of, taker_of
 from marlet.errors import EnvironmentFault, MarletError
 
 
@@ -157,10 +157,10 @@ def test_any_schedule_of_deaths_agrees_with_a_slow_reference(deaths, cuts):
         assert said[t]["truncated"] == (bool(cut) and max(leaves) == t)
 
 
-def test_vectors_are_clipped_to_their_bounds_and_images_scaled():
+def test_vectors_are_stretched_to_their_bounds_and_images_scaled():
     env = Pushers()
-    start, after = play(env, [[[-1, 1.5, 9, -9], [0.25, 9, 9, 9]]])
-    np.testing.assert_array_equal(env.received["long"], [[0, 1.5], [1, -2]])
+    start, after = play(env, [[[-0.5, 0.5, 9, -9], [0.25, 9, 9, 9]]])
+    np.testing.assert_array_equal(env.received["long"], [[0.25, 1], [1, -2]])
     np.testing.assert_array_equal(env.received["short"], [0.25])
     assert env.received["short"].dtype == np.float64
     np.testing.assert_allclose(start["obs"], [[0, 0.2, 0.4, 1], [0, 0, 1, 0]], rtol=1e-6)
@@ -176,6 +176,11 @@ def test_vectors_are_clipped_to_their_bounds_and_images_scaled():
         (0, 1),
         None,
     )
+
+
+def test_vectors_without_bounds_are_passed_on():
+    half = spaces.Box(np.float32([0, -np.inf]), np.float32([np.inf, np.inf]))
+    np.testing.assert_array_equal(taker_of(half).take(np.float32([-3, 7])), [0, 7])
 
 
 @pytest.mark.parametrize(
@@ -367,8 +372,9 @@ def test_particle_worlds_say_what_they_say_without_us(name, continuous):
     rng = np.random.default_rng(0)
     for t in range(25):
         if continuous:
-            action = rng.random((len(copy.agents), copy.facts.num_actions), np.float32)
-            theirs = {a: action[i, : copy.takers[i].size] for i, a in enumerate(copy.agents)}
+            share = rng.integers(0, 257, (len(copy.agents), copy.facts.num_actions)).astype(np.float32) / 256
+            theirs = {a: share[i, : copy.takers[i].size] for i, a in enumerate(copy.agents)}
+            action = 2 * share - 1  # from -1 to 1 as Marlet has it, exactly
         else:
             action = np.array([rng.integers(taker.size) for taker in copy.takers])
             theirs = dict(zip(copy.agents, action.tolist(), strict=True))

@@ -31,7 +31,8 @@ def played(env: Env, actions: list[list[int]]) -> str:
 
 
 def written(env: Env, state, said) -> str:
-    lines = [f"{path[-1].name}: {numbers(leaf)}" for path, leaf in jax.tree.leaves_with_path(state)]
+    named = lambda path: jax.tree_util.keystr(path).lstrip(".")  # noqa: E731
+    lines = [f"{named(path)}: {numbers(leaf)}" for path, leaf in jax.tree.leaves_with_path(state) if leaf.size]
     lines += [f"says {name}: {numbers(value)}" for name, value in vars(said).items() if name != "cost"]
     picture = env.render(jax.device_get(state))
     return "\n".join(lines + [picture] * isinstance(picture, str))

@@ -8,7 +8,7 @@ How PettingZoo's dictionaries become arrays:
   observation and reward are zero and all its actions are open.
 - **Different agents**: observations are flattened and padded with zeros to the widest. Discrete actions are padded to
   the most choices; those an agent does not have are never available. Continuous actions are padded to the longest
-  vector, keep the environment's own bounds, and are clipped to them.
+  vector and lie in [-1, 1], which is stretched to the environment's own bounds; without bounds they are passed on.
 - **Images**: a `Box(0, 255, uint8)` is divided by 255; every other number is passed on as float32.
 - **Masks** are read from `info[agent]["action_mask"]`, or from an observation that is a dictionary with that key.
 - **The end.** The dictionaries of the last step count although `env.agents` is empty by then: its rewards are paid

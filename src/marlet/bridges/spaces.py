@@ -122,7 +122,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Vector:
-    """Turns a padded row into a vector of a `Box` space, clipped to its bounds."""
+    """Turns a padded row into a vector of a `Box` space: from [-1, 1] to its bounds where it has them, else as it is."""
 
     space: spaces.Box
 
@@ -132,7 +132,11 @@ class Vector:
 
     def take(self, action: Float[np.ndarray, " a"]) -> np.ndarray:
         vector = action[: self.size].reshape(self.space.shape)
-        return np.clip(vector, self.space.low, self.space.high).astype(self.space.dtype)
+        low, high = self.space.low, self.space.high
+        bounded = np.isfinite(low) & np.isfinite(high)
+        start, width = np.where(bounded, low, 0.0), np.where(bounded, high, 0.0) - np.where(bounded, low, 0.0)
+        stretched = start + (np.clip(vector, -1, 1) + 1) / 2 * width
+        return np.clip(np.where(bounded, stretched, vector), low, high).astype(self.space.dtype)
 
 
 def taker_of(space: spaces.Space) -> Choice | Vector:
