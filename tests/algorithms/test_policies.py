@@ -70,8 +70,8 @@ def test_the_gradient_at_the_uniform_policy_is_exact(make):
         acts=jnp.ones((1, 9, 2), bool),
         counts=jnp.ones((1, 9, 2), bool),
         first=jnp.ones((1, 9), bool),
-        actor_memory=jnp.zeros((9, 2, 0)),
-        critic_memory=jnp.zeros((9, 2, 0)),
+        actor_memory=jnp.zeros((1, 9, 2, 0)),
+        critic_memory=jnp.zeros((1, 9, 2, 0)),
     )
     loss = lambda actor: algorithm._actor_loss(Categorical(), 0.0, actor, lessons, jax.random.key(0))[0]  # noqa: E731
     gradient = -2 * jax.grad(loss)(actor).copies.last.bias  # the loss is a mean over two agents
@@ -126,7 +126,7 @@ def test_each_agent_learns_from_what_those_before_it_changed(monkeypatch):
     mean = float(lessons.advantage[..., first].mean())
     np.testing.assert_allclose(found[first], [mean, 0, 0], rtol=1e-4, atol=1e-6)
     one = eqx.tree_at(lambda team: team.copies.last.bias, learned.actor, start.at[first, 0].add(mean))
-    _, outputs = one.unroll(lessons.actor_memory, lessons.obs, lessons.first)
+    _, outputs = one.unroll(lessons.actor_memory[0], lessons.obs, lessons.first)
     ratio = jnp.exp(Categorical().log_prob(outputs, lessons.available, lessons.action) - lessons.log_prob)
     expected = float((lessons.advantage[..., second] * ratio[..., first]).mean())
     np.testing.assert_allclose(found[second], [expected, 0, 0], rtol=1e-4, atol=1e-6)
@@ -233,10 +233,10 @@ def test_replaying_a_rollout_reproduces_what_was_done(sharing):
 
     assert float(jnp.abs(lessons.actor_memory).max()) > 0
     assert played.transitions.first[1:].any()
-    again = replayed(lessons.actor_memory, lessons.first)
+    again = replayed(lessons.actor_memory[0], lessons.first)
     np.testing.assert_allclose(again, lessons.log_prob, rtol=1e-5, atol=1e-6)
-    blank = replayed(jnp.zeros_like(lessons.actor_memory), lessons.first)
-    unbroken = replayed(lessons.actor_memory, jnp.zeros_like(lessons.first))
+    blank = replayed(jnp.zeros_like(lessons.actor_memory[0]), lessons.first)
+    unbroken = replayed(lessons.actor_memory[0], jnp.zeros_like(lessons.first))
     assert not np.allclose(blank, lessons.log_prob, atol=1e-7)
     assert not np.allclose(unbroken, lessons.log_prob, atol=1e-7)
 

@@ -13,6 +13,7 @@ from marlet.equations.returns import continues, lambda_returns
 from marlet.equations.schedules import linear
 from marlet.errors import MarletError
 from marlet.options import changed, option
+from marlet.parts.descent import Loss, as_single_steps, descend, mean_of, rested, standardised
 from marlet.parts.heads import Action, Categorical, Gaussian, Head, head_for
 from marlet.parts.nets import Team, uses_of
 from marlet.parts.normalisers import Normaliser, PopArt, Statistics
@@ -54,8 +55,9 @@ class Lessons(eqx.Module):
     counts: Bool[Array, "L K n"]
     """The critic learns from this entry."""
     first: Bool[Array, "L K"]
-    actor_memory: Float[Array, "K n m"]
-    critic_memory: Float[Array, "K n m"]
+    actor_memory: Float[Array, "1 K n m"]
+    """Before the sequence."""
+    critic_memory: Float[Array, "1 K n m"]
 
 
 @dataclass(frozen=True)
@@ -147,8 +149,8 @@ class PolicyGradient(Algorithm):
         return Learned(
             actor=actor,
             critic=critic,
-            actor_optimiser=jax.vmap(self._optimiser().init)(actor.copies),
-            critic_optimiser=jax.vmap(self._optimiser().init)(critic.copies),
+            actor_optimiser=rested(actor, self.max_gradient),
+            critic_optimiser=rested(critic, self.max_gradient),
             statistics=self.normaliser.init(critic),
             steps=jnp.zeros((), jnp.int32),
             spec=spec,
@@ -196,6 +198,7 @@ class PolicyGradient(Algorithm):
     def _lessons(self, learned: Learned, rollout: Rollout) -> tuple[Learned, Lessons, Metrics]:
         """Advantages and targets of a rollout; the statistics take its returns in, once."""
         t = rollout.transitions
+        steps = t.first.shape[0]
         actor_memory, critic_memory = rollout.memory
         seen = self._seen(t.now)
         memories, output = learned.critic.unroll(critic_memory, seen, t.first)
@@ -216,18 +219,18 @@ class PolicyGradient(Algorithm):
             available=t.now.available,
             action=t.action,
             log_prob=t.extra["log_prob"],
-            advantage=_standardised(advantage, t.now.alive, learned.actor.uses) if self.standardise else advantage,
+            advantage=standardised(advantage, t.now.alive, learned.actor.uses) if self.standardise else advantage,
             value=self.normaliser.normalised(statistics, critic, value),
             target=self.normaliser.normalised(statistics, critic, returns),
             acts=t.now.alive,
             counts=counts,
             first=t.first,
-            actor_memory=actor_memory,
-            critic_memory=critic_memory,
+            actor_memory=self._begun(actor_memory, steps),
+            critic_memory=self._begun(critic_memory, steps),
         )
         if not self.memory:
-            lessons = _as_single_steps(lessons)
-        metrics = {"value": _mean(value, counts), "error": _mean(jnp.abs(advantage), counts)}
+            lessons = as_single_steps(lessons)
+        metrics = {"value": mean_of(value, counts), "error": mean_of(jnp.abs(advantage), counts)}
         return replace(learned, statistics=statistics, critic=critic), lessons, metrics
 
     def _actor_learns(
@@ -261,7 +264,7 @@ class PolicyGradient(Algorithm):
             only = lambda new, old: jnp.where(mine.reshape(-1, *(1,) * (new.ndim - 1)), new, old)  # noqa: E731
             actor = jax.tree.map(only, after, actor)
             optimiser = jax.tree.map(only, optimiser_after, optimiser)
-            _, outputs = actor.unroll(lessons.actor_memory, lessons.obs, lessons.first)
+            _, outputs = actor.unroll(lessons.actor_memory[0], lessons.obs, lessons.first)
             likelier = head.log_prob(outputs, lessons.available, lessons.action) - lessons.log_prob
             factor = factor * jnp.exp(jnp.where(own.acts, likelier, 0.0).sum(-1))
             return (actor, optimiser, factor), metrics
@@ -275,18 +278,18 @@ class PolicyGradient(Algorithm):
         self, head: Head, entropy_weight: Float[Array, ""], actor: Team, lessons: Lessons, key: Key
     ) -> tuple[Float[Array, ""], Metrics]:
         """Less the clipped gain (Schulman et al. 2017, arXiv:1707.06347, equation 7) and the entropy bonus."""
-        _, outputs = actor.unroll(lessons.actor_memory, lessons.obs, lessons.first)
+        _, outputs = actor.unroll(lessons.actor_memory[0], lessons.obs, lessons.first)
         change = head.log_prob(outputs, lessons.available, lessons.action) - lessons.log_prob
         ratio = jnp.exp(jnp.where(lessons.acts, change, 0.0))
         bounded = jnp.clip(ratio, 1 - self.clip, 1 + self.clip)
         gain = jnp.minimum(ratio * lessons.advantage, bounded * lessons.advantage)
-        entropy = _mean(head.entropy(outputs, lessons.available, key=key), lessons.acts)
-        loss = -_mean(gain, lessons.acts) - entropy_weight * entropy
-        return loss, {"entropy": entropy, "clipped": _mean(jnp.abs(ratio - 1) > self.clip, lessons.acts)}
+        entropy = mean_of(head.entropy(outputs, lessons.available, key=key), lessons.acts)
+        loss = -mean_of(gain, lessons.acts) - entropy_weight * entropy
+        return loss, {"entropy": entropy, "clipped": mean_of(jnp.abs(ratio - 1) > self.clip, lessons.acts)}
 
     def _critic_loss(self, critic: Team, lessons: Lessons, key: Key) -> tuple[Float[Array, ""], Metrics]:
         """The squared or Huber error of the values, in the critic's units."""
-        _, outputs = critic.unroll(lessons.critic_memory, lessons.seen, lessons.first)
+        _, outputs = critic.unroll(lessons.critic_memory[0], lessons.seen, lessons.first)
         value = outputs[..., 0]
         measure = (
             (lambda error: optax.losses.huber_loss(error, delta=self.huber)) if self.huber else (lambda e: e**2 / 2)
@@ -295,31 +298,27 @@ class PolicyGradient(Algorithm):
         if self.value_clip:
             near = lessons.value + jnp.clip(value - lessons.value, -self.value_clip, self.value_clip)
             loss = jnp.maximum(loss, measure(near - lessons.target))
-        loss = _mean(loss, lessons.counts)
+        loss = mean_of(loss, lessons.counts)
         return loss, {"loss": loss}
 
-    def _descend(self, loss, team: Team, optimiser: optax.OptState, lessons: Lessons, learning_rate, *, key: Key):
-        """Adam's steps on `loss`, over all epochs and minibatches. Each copy's gradient is clipped by itself."""
-        sequences = lessons.first.shape[1]
-        size = sequences // self.minibatches
+    def _descend(
+        self, loss: Loss, team: Team, optimiser: optax.OptState, lessons: Lessons, learning_rate, *, key: Key
+    ) -> tuple[Team, optax.OptState, Metrics]:
+        return descend(
+            loss,
+            team,
+            optimiser,
+            lessons,
+            max_gradient=self.max_gradient,
+            learning_rate=learning_rate,
+            epochs=self.epochs,
+            minibatches=self.minibatches,
+            key=key,
+        )
 
-        def improve(carry, rows_and_key):
-            team, optimiser = carry
-            rows, key = rows_and_key
-            part = lessons if self.minibatches == 1 else _rows(lessons, rows)
-            gradient, metrics = jax.grad(loss, has_aux=True)(team, part, key)
-            direction, optimiser = jax.vmap(self._optimiser().update)(gradient.copies, optimiser)
-            copies = jax.tree.map(lambda weight, step: weight - learning_rate * step, team.copies, direction)
-            return (eqx.tree_at(lambda team: team.copies, team, copies), optimiser), metrics
-
-        def epoch(carry, key):
-            order_key, loss_key = jax.random.split(key)
-            order = jax.random.permutation(order_key, sequences)[: size * self.minibatches]
-            rows = order.reshape(self.minibatches, size)
-            return jax.lax.scan(improve, carry, (rows, jax.random.split(loss_key, self.minibatches)))
-
-        (team, optimiser), metrics = jax.lax.scan(epoch, (team, optimiser), jax.random.split(key, self.epochs))
-        return team, optimiser, jax.tree.map(jnp.mean, metrics)
+    def _begun(self, memory: Float[Array, "B n m"], steps: int) -> Float[Array, "L B n m"]:
+        """Memories before each sequence: before the rollout, or, where there are none, nothing before each step."""
+        return memory[None] if self.memory else jnp.broadcast_to(memory, (steps, *memory.shape))
 
     def _seen(self, step: Step) -> Float[Array, "*batch n c"]:
         """What the critic is told of each agent."""
@@ -338,45 +337,6 @@ class PolicyGradient(Algorithm):
         any_mate = lambda flags: (flags[..., None, :] & mates).any(-1)  # noqa: E731
         reward = jnp.einsum("ij,...j->...i", mates / mates.sum(-1, keepdims=True), t.next.reward)
         return reward, any_mate(t.now.alive), any_mate(t.next.alive)
-
-    def _optimiser(self) -> optax.GradientTransformation:
-        """Adam's direction from clipped gradients, of one copy; the step size is applied apart, so that it may be traced."""
-        return optax.chain(optax.clip_by_global_norm(self.max_gradient), optax.scale_by_adam(eps=1e-5))
-
-
-def _mean(x: Array, counts: Bool[Array, "*batch n"]) -> Float[Array, ""]:
-    """The mean over the entries that count."""
-    return jnp.where(counts, x, 0.0).sum() / jnp.maximum(counts.sum(), 1)
-
-
-def _standardised(
-    advantage: Float[Array, "T B n"], counts: Bool[Array, "T B n"], uses: tuple[int, ...]
-) -> Float[Array, "T B n"]:
-    """Mean 0 and spread 1 over what counts, for the agents of each copy of the network by themselves."""
-    mates = jnp.array(uses)[:, None] == jnp.array(uses)
-    number = jnp.maximum(mates @ counts.sum((0, 1)), 1)
-    over_mates = lambda x: mates @ jnp.where(counts, x, 0.0).sum((0, 1)) / number  # noqa: E731
-    centred = advantage - over_mates(advantage)
-    return centred / (jnp.sqrt(over_mates(centred**2)) + 1e-6)
-
-
-def _as_single_steps(lessons: Lessons) -> Lessons:
-    """T x B steps as sequences of one step each, without memories."""
-    one = lambda leaf: leaf.reshape(1, -1, *leaf.shape[2:])  # noqa: E731
-    entries = replace(lessons, actor_memory=(), critic_memory=())
-    rows = lessons.first.size
-    blank = lambda memory: jnp.zeros((rows, *memory.shape[1:]))  # noqa: E731
-    return replace(
-        jax.tree.map(one, entries),
-        actor_memory=blank(lessons.actor_memory),
-        critic_memory=blank(lessons.critic_memory),
-    )
-
-
-def _rows(lessons: Lessons, rows: Int[Array, " k"]) -> Lessons:
-    """Some of the sequences."""
-    entries = jax.tree.map(lambda leaf: leaf[:, rows], replace(lessons, actor_memory=(), critic_memory=()))
-    return replace(entries, actor_memory=lessons.actor_memory[rows], critic_memory=lessons.critic_memory[rows])
 
 
 ONE_PASS = {"epochs": 1, "minibatches": 1, "learning_rate": 3e-3, "learning_rate_end": 3e-4}

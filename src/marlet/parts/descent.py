@@ -1,0 +1,93 @@
+"""Descent: steps down a loss, over several passes through what a rollout taught."""
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Bool, Float
+
+from marlet.parts.nets import Team
+from marlet.types import Key, Metrics
+
+Loss = Callable[[Team, Any, Key], tuple[Float[Array, ""], Metrics]]
+
+
+def optimiser(max_gradient: float) -> optax.GradientTransformation:
+    """Adam's direction (Kingma & Ba 2015, arXiv:1412.6980) from gradients no longer than `max_gradient`. The step size
+    is applied apart, so that it may be traced."""
+    return optax.chain(optax.clip_by_global_norm(max_gradient), optax.scale_by_adam(eps=1e-5))
+
+
+def rested(team: Team, max_gradient: float) -> optax.OptState:
+    """The optimiser's state before the first step. It leads with the copies, each of which is clipped by itself."""
+    return jax.vmap(optimiser(max_gradient).init)(team.copies)
+
+
+def step(
+    gradient: Team, team: Team, state: optax.OptState, max_gradient: float, learning_rate: Float[Array, ""]
+) -> tuple[Team, optax.OptState]:
+    """One step of every copy."""
+    direction, state = jax.vmap(optimiser(max_gradient).update)(gradient.copies, state)
+    copies = jax.tree.map(lambda weight, way: weight - learning_rate * way, team.copies, direction)
+    return eqx.tree_at(lambda team: team.copies, team, copies), state
+
+
+def descend(
+    loss: Loss,
+    team: Team,
+    state: optax.OptState,
+    lessons: Any,
+    *,
+    max_gradient: float,
+    learning_rate: Float[Array, ""],
+    epochs: int = 1,
+    minibatches: int = 1,
+    key: Key,
+) -> tuple[Team, optax.OptState, Metrics]:
+    """Steps on `loss(team, lessons, key)`: in each of `epochs`, one for each of as many random parts of the lessons.
+
+    Every array of the lessons has its K sequences on its second axis; what is left over by an uneven parting is not
+    learned from in that epoch. Metrics are means over the steps.
+    """
+    sequences = jax.tree.leaves(lessons)[0].shape[1]
+    size = sequences // minibatches
+
+    def improve(carry, rows_and_key):
+        team, state = carry
+        rows, key = rows_and_key
+        part = lessons if minibatches == 1 else jax.tree.map(lambda leaf: leaf[:, rows], lessons)
+        gradient, metrics = jax.grad(loss, has_aux=True)(team, part, key)
+        return step(gradient, team, state, max_gradient, learning_rate), metrics
+
+    def epoch(carry, key):
+        order_key, loss_key = jax.random.split(key)
+        order = jax.random.permutation(order_key, sequences)[: size * minibatches]
+        rows = order.reshape(minibatches, size)
+        return jax.lax.scan(improve, carry, (rows, jax.random.split(loss_key, minibatches)))
+
+    (team, state), metrics = jax.lax.scan(epoch, (team, state), jax.random.split(key, epochs))
+    return team, state, jax.tree.map(jnp.mean, metrics)
+
+
+def mean_of(x: Array, counts: Bool[Array, "*batch n"]) -> Float[Array, ""]:
+    """The mean over the entries that count."""
+    return jnp.where(counts, x, 0.0).sum() / jnp.maximum(counts.sum(), 1)
+
+
+def standardised(
+    advantage: Float[Array, "T B n"], counts: Bool[Array, "T B n"], uses: tuple[int, ...]
+) -> Float[Array, "T B n"]:
+    """Mean 0 and spread 1 over what counts, for the agents of each copy of a network by themselves."""
+    mates = jnp.array(uses)[:, None] == jnp.array(uses)
+    number = jnp.maximum(mates @ counts.sum((0, 1)), 1)
+    over_mates = lambda x: mates @ jnp.where(counts, x, 0.0).sum((0, 1)) / number  # noqa: E731
+    centred = advantage - over_mates(advantage)
+    return centred / (jnp.sqrt(over_mates(centred**2)) + 1e-6)
+
+
+def as_single_steps(lessons: Any) -> Any:
+    """T x B steps as T B sequences of one step each: every array that leads with `T B` leads with `1 TB`."""
+    return jax.tree.map(lambda leaf: leaf.reshape(1, leaf.shape[0] * leaf.shape[1], *leaf.shape[2:]), lessons)
