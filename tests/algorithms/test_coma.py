@@ -1,0 +1,229 @@
+"""COMA: counterfactual identities, targets at the ends, what the critic sees, and what is refused."""
+
+import dataclasses
+from functools import partial
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from endless import Endless
+from many_runs import said, train
+
+from marlet.algorithms.coma import Lessons, _actor_loss, coma, counterfactual, seen_by_critic, values_of
+from marlet.engine.rollout import Tally, opening, rollout
+from marlet.equations.distributions import log_chances
+from marlet.errors import MarletError
+from marlet.types import Spec
+
+TINY = dict(hidden=(8,), critic_hidden=(16,))
+CLIMBING = np.array([[11, -30, 0], [-30, 7, 6], [0, 0, 5]], np.float32)
+
+
+def play(env, algorithm, learned, steps, *, key):
+    """A rollout that begins three steps into an episode."""
+    first_key, warm_key, play_key = jax.random.split(key, 3)
+    world = opening(env, algorithm, learned, algorithm.envs, key=first_key)
+    tally = Tally.empty(env.spec.num_agents)
+    world, tally, _ = rollout(env, algorithm, learned, world, tally, 3, key=warm_key)
+    return rollout(env, algorithm, learned, world, tally, steps, key=play_key)[2]
+
+
+# --- the counterfactual ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n", [1, 2, 5])
+def test_the_advantage_is_nought_on_average_whatever_the_others_do(n):
+    keys = jax.random.split(jax.random.key(n), 2)
+    values = jax.random.normal(keys[0], (7, 3, n, 4))
+    available = jnp.ones((7, 3, n, 4), bool).at[..., 3].set(False)
+    log_chance = log_chances(jax.random.normal(keys[1], (7, 3, n, 4)), available)
+    by_action = jnp.stack([counterfactual(values, log_chance, jnp.full((7, 3, n), a)) for a in range(4)], -1)
+    np.testing.assert_allclose((jnp.exp(log_chance) * by_action).sum(-1), 0.0, atol=1e-5)
+    # An illegal action's value is not in the baseline.
+    other = counterfactual(values.at[..., 3].add(100.0), log_chance, jnp.zeros((7, 3, n), jnp.int32))
+    np.testing.assert_allclose(other, by_action[..., 0], atol=1e-5)
+
+
+def test_the_baseline_leaves_the_gradient_unchanged_and_it_is_exact():
+    """All joint actions of the climbing game at the uniform policy: pi_a (q_a - v), with the true table as the critic."""
+    joint = np.stack(np.meshgrid(range(3), range(3), indexing="ij"), -1).reshape(1, 9, 2)
+    values = jnp.array(np.stack([CLIMBING[:, joint[0, :, 1]].T, CLIMBING[joint[0, :, 0]]], 1))[None]
+    algorithm = coma(sharing="own", **TINY)
+    spec = Spec(num_agents=2, num_actions=3, obs_shape=(1,), state_size=1)
+    actor = jax.tree.map(jnp.zeros_like, algorithm.init(spec, key=jax.random.key(0)).actor)
+    uniform = jnp.full((1, 9, 2, 3), -np.log(3.0))
+    team = jnp.array(CLIMBING[joint[..., 0], joint[..., 1]])[..., None] * jnp.ones((1, 9, 2))
+
+    def gradient(advantage):
+        lessons = Lessons(
+            obs=jnp.ones((1, 9, 2, 1)),
+            available=jnp.ones((1, 9, 2, 3), bool),
+            action=jnp.array(joint),
+            advantage=advantage,
+            acts=jnp.ones((1, 9, 2), bool),
+            first=jnp.ones((1, 9), bool),
+            memory=jnp.zeros((1, 9, 2, 0)),
+        )
+        loss = lambda actor: _actor_loss(jnp.float32(0.0), actor, lessons)[0]  # noqa: E731
+        return np.asarray(-2 * jax.grad(loss)(actor).copies.last.bias)  # the loss is a mean over two agents
+
+    with_baseline = gradient(counterfactual(values, uniform, jnp.array(joint)))
+    np.testing.assert_allclose(with_baseline[0], (-0.96296, -0.74074, 1.70370), atol=1e-5)
+    np.testing.assert_allclose(with_baseline, gradient(team), atol=1e-5)
+
+
+def test_the_critic_sees_the_others_actions_and_never_its_own():
+    rng = np.random.default_rng(0)
+    step = dataclasses.replace(said(rng.normal(size=(4, 3, 2)), actions=5), state=jnp.ones((4, 6)))
+    action = jnp.array(rng.integers(0, 5, (4, 3)))
+    before = seen_by_critic(step, action)
+    after = seen_by_critic(step, action.at[:, 1].set((action[:, 1] + 1) % 5))
+    assert before.shape == (4, 3, 6 + 2 + 15)
+    np.testing.assert_array_equal(before[:, 1], after[:, 1])
+    assert (before[:, 0] != after[:, 0]).any(-1).all()
+    assert (before[:, 2] != after[:, 2]).any(-1).all()
+    dead = dataclasses.replace(step, alive=step.alive.at[:, 1].set(False))
+    np.testing.assert_array_equal(seen_by_critic(dead, action), seen_by_critic(dead, action.at[:, 1].set(0)))
+
+
+# --- ends, memories, axes --------------------------------------------------------------------------------------------
+
+
+def test_the_endless_game_is_worth_ten():
+    options = dict(envs=8, length=10, discount=0.9, learning_rate=3e-3, learning_rate_end=5e-4, epochs=4, **TINY)
+    algorithm = coma(learning_rate_steps=40_000, **options)
+
+    def value(env):
+        learned = train(env, algorithm, 48_000, 1, key=jax.random.key(0))
+
+        @jax.jit
+        def mean(learned):
+            learned = jax.tree.map(lambda leaf: leaf[0], learned)
+            t = play(env, algorithm, learned, 10, key=jax.random.key(1)).transitions
+            return values_of(learned.critic, seen_by_critic(t.now, t.action)).mean()
+
+        return float(mean(learned))
+
+    assert value(Endless()) == pytest.approx(10.0, rel=0.03)
+    assert value(Endless(deadly=True)) < 7.0
+
+
+def target_of(change, *, steps=6, batch=3):
+    """Targets of one rollout, some of whose fields are changed."""
+    env = Endless()
+    algorithm = coma(envs=batch, length=steps, decay=0.5, **TINY)
+
+    @jax.jit
+    def made():
+        learned = algorithm.init(env.spec, key=jax.random.key(0))
+        played = change(play(env, algorithm, learned, steps, key=jax.random.key(1)))
+        memories, _ = learned.actor.unroll(played.memory, played.transitions.now.obs, played.transitions.first)
+        return algorithm._targets(learned, played, memories, key=jax.random.key(2)), played
+
+    return made()
+
+
+def altered(played, **fields):
+    return dataclasses.replace(played, transitions=dataclasses.replace(played.transitions, **fields))
+
+
+def test_the_next_action_is_the_one_taken_at_the_next_step_of_the_same_copy():
+    """Changing what copy 1 did at step 2 changes the targets of copy 1 up to step 1 and nothing else."""
+
+    def flip(played):
+        action = played.transitions.action
+        return altered(played, action=action.at[2, 1].set(1 - action[2, 1]))
+
+    (before, played), (after, _) = target_of(lambda played: played), target_of(flip)
+    assert not played.transitions.first[1:3].any()
+    changed = np.array(before != after)
+    assert changed[:2, 1].all()
+    changed[:2, 1] = False
+    assert not changed.any()
+
+
+def test_nothing_follows_the_death_of_all_and_the_reward_is_the_teams():
+    def deadly(played):
+        t = played.transitions
+        reward = jnp.zeros_like(t.next.reward).at[2, :, 0].set(4.0).at[3:].set(100.0)
+        alive = t.next.alive.at[2].set(False)
+        return altered(
+            played, next=dataclasses.replace(t.next, reward=reward, alive=alive), first=t.first.at[3].set(True)
+        )
+
+    targets, _ = target_of(deadly)
+    np.testing.assert_allclose(targets[2], 2.0, rtol=1e-6)  # the mean of 4 and 0, and nothing after it
+    assert (targets[:2] < 10).all()
+
+
+def test_a_target_of_an_open_end_bootstraps():
+    targets, played = target_of(lambda played: played)
+    assert not np.allclose(targets[-1], played.transitions.next.reward[-1])
+
+
+@pytest.mark.parametrize("sharing", ["shared", "own"])
+def test_replaying_a_rollout_reproduces_the_memories_of_acting(sharing):
+    env, algorithm = Endless(), coma(envs=3, length=9, memory=5, sharing=sharing, **TINY)
+
+    @jax.jit
+    def made():
+        learned = algorithm.init(env.spec, key=jax.random.key(0))
+        world = opening(env, algorithm, learned, 3, key=jax.random.key(1))
+        run = partial(rollout, env, algorithm, learned)
+        world, tally, _ = run(world, Tally.empty(2), 4, key=jax.random.key(2))
+        after, _, played = run(world, tally, 9, key=jax.random.key(3))
+        t = played.transitions
+        replayed, _ = learned.actor.unroll(played.memory, t.now.obs, t.first)
+        forgot, _ = learned.actor.unroll(jnp.zeros_like(played.memory), t.now.obs[:2], t.first[:2])
+        return played, replayed, forgot, after.memory
+
+    played, replayed, forgot, after = made()
+    assert played.transitions.first[1:].any()
+    np.testing.assert_allclose(replayed[-1], after, rtol=1e-5, atol=1e-6)
+    assert not np.allclose(forgot[1], replayed[1], atol=1e-6)
+
+
+def test_everything_is_trained_the_target_follows_and_the_dead_teach_nothing():
+    env, algorithm = Endless(), coma(envs=3, length=5, target_rate=0.25, **TINY)
+
+    @jax.jit
+    def learned_from(by):
+        learned = algorithm.init(env.spec, key=jax.random.key(0))
+        played = play(env, algorithm, learned, 5, key=jax.random.key(1))
+        t = played.transitions
+        now = dataclasses.replace(t.now, alive=t.now.alive.at[:, :, 0].set(False), obs=t.now.obs.at[:, :, 0].add(by))
+        return learned, algorithm.update(learned, altered(played, now=now), key=jax.random.key(2))[0]
+
+    before, after = learned_from(0.0)
+    moved = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), after.critic, before.critic)
+    assert all(change > 0 for change in jax.tree.leaves(moved))
+    assert jax.tree.reduce(max, jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), after.actor, before.actor)) > 0
+    quarter = jax.tree.map(lambda old, new: old + 0.25 * (new - old), before.target, after.critic)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7), after.target, quarter)
+    # The actors of the living learn the same whatever the dead one saw; only the critic's own row of it may differ.
+    lessons = Lessons(
+        obs=jnp.ones((5, 3, 2, 1)),
+        available=jnp.ones((5, 3, 2, 2), bool),
+        action=jnp.zeros((5, 3, 2), jnp.int32),
+        advantage=jnp.ones((5, 3, 2)),
+        acts=jnp.ones((5, 3, 2), bool).at[:, :, 0].set(False),
+        first=jnp.zeros((5, 3), bool),
+        memory=jnp.zeros((1, 3, 2, 0)),
+    )
+    gradient = jax.jit(jax.grad(lambda actor, lessons: _actor_loss(jnp.float32(0.1), actor, lessons)[0]))
+    one = gradient(before.actor, lessons)
+    other = gradient(before.actor, dataclasses.replace(lessons, obs=lessons.obs.at[:, :, 0].add(9.0)))
+    assert eqx.tree_equal(one, other)
+    third = gradient(before.actor, dataclasses.replace(lessons, obs=lessons.obs.at[:, :, 1].add(9.0)))
+    assert not eqx.tree_equal(one, third)
+
+
+def test_what_does_not_fit_is_refused_with_the_cure():
+    spec = Spec(num_agents=2, num_actions=2, obs_shape=(4,), state_size=1)
+    with pytest.raises(MarletError, match="discrete"):
+        coma().check(dataclasses.replace(spec, continuous=True))
+    with pytest.raises(MarletError, match=r"2 teams.*ippo or mappo"):
+        coma().check(dataclasses.replace(spec, teams=(0, 1)))
+    coma().check(spec)
