@@ -11,11 +11,12 @@ import pytest
 from endless import Endless
 from many_runs import train
 
-from marlet.algorithms.values import Experience, QLearning, iql, qmix, vdn
+from marlet.algorithms.values import iql, qmix, vdn
 from marlet.engine.rollout import Tally, opening, rollout
 from marlet.envs.matrix import Matrix
 from marlet.envs.two_step import TwoStep
 from marlet.errors import MarletError
+from marlet.parts.experience import example_of
 from marlet.types import Spec
 
 SMALL = dict(hidden=(32,), warmup=0, learning_rate=5e-3, learning_rate_end=5e-4, target_rate=0.05, sees_index=True)
@@ -132,7 +133,7 @@ def test_the_endless_game_is_worth_ten(make, length, n_step):
 @partial(jax.jit, static_argnums=(0, 1, 2))
 def experience(algorithm, spec, count, *, key):
     """Random sequences, with ends inside."""
-    shapes = algorithm._example(spec)
+    shapes = example_of(spec, algorithm.length, algorithm.memory)
     leaves, tree = jax.tree.flatten(shapes)
     keys = jax.random.split(key, len(leaves))
 
@@ -258,12 +259,3 @@ def test_what_does_not_fit_is_refused_with_the_cure():
         qmix(discout=0.9)
     with pytest.raises(MarletError, match=r"from 0\.0 to 1\.0"):
         qmix(discount=1.5)
-
-
-def test_the_replay_keeps_what_learning_needs_and_no_more():
-    algorithm, spec = QLearning(length=5, memory=3), Spec(num_agents=2, num_actions=4, obs_shape=(6,), state_size=7)
-    example = algorithm._example(spec)
-    assert isinstance(example, Experience)
-    assert example.obs.shape == (5, 2, 6)
-    assert example.next_available.shape == (5, 2, 4)
-    assert example.memory.shape == (2, 3)

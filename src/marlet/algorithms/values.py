@@ -6,13 +6,14 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Float, Int, PyTree
+from jaxtyping import Array, Float, Int, PyTree
 
 from marlet.algorithms.base import Algorithm, needs_choices, needs_one_team
 from marlet.equations.choices import chosen, epsilon_greedy, masked
 from marlet.equations.returns import continues, n_step_returns
 from marlet.equations.schedules import linear
 from marlet.options import changed, option
+from marlet.parts.experience import Experience, example_of, experience_of, in_time, rows_for
 from marlet.parts.mixers import Apart, Mixer, Monotonic, Sum
 from marlet.parts.nets import Team, soft_update, uses_of
 from marlet.parts.replay import Replay
@@ -24,22 +25,6 @@ class Weights(eqx.Module):
 
     team: Team
     mixer: PyTree[Array]
-
-
-class Experience(eqx.Module):
-    """One sequence as the replay keeps it: what learning needs of T transitions, and the memories before them."""
-
-    obs: Float[Array, "T n d"]
-    state: Float[Array, "T s"]
-    alive: Bool[Array, "T n"]
-    action: Int[Array, "T n"]
-    reward: Float[Array, "T n"]
-    next_obs: Float[Array, "T n d"]
-    next_state: Float[Array, "T s"]
-    next_available: Bool[Array, "T n a"]
-    next_alive: Bool[Array, "T n"]
-    first: Bool[Array, " T"]
-    memory: Float[Array, "n m"]
 
 
 class Learned(eqx.Module):
@@ -114,7 +99,9 @@ class QLearning(Algorithm):
             online=online,
             target=jax.tree.map(jnp.copy, online),
             optimiser=self._optimiser().init(online),
-            replay=Replay.empty(self._example(spec), self._rows()),
+            replay=Replay.empty(
+                example_of(spec, self.length, self.memory), rows_for(self.capacity, self.length, self.envs)
+            ),
             steps=jnp.zeros((), jnp.int32),
             updates=jnp.zeros((), jnp.int32),
         )
@@ -131,7 +118,9 @@ class QLearning(Algorithm):
 
     def update(self, learned: Learned, rollout: Rollout, *, key: Key) -> tuple[Learned, Metrics]:
         steps, batch = rollout.transitions.first.shape
-        learned = replace(learned, replay=learned.replay.add(_experience(rollout)), steps=learned.steps + steps * batch)
+        learned = replace(
+            learned, replay=learned.replay.add(experience_of(rollout)), steps=learned.steps + steps * batch
+        )
         learning_rate = linear(learned.steps, self.learning_rate, self.learning_rate_end, self.learning_rate_steps)
         replay, parts = learned.replay, (learned.online, learned.target, learned.optimiser, learned.updates)
 
@@ -165,13 +154,12 @@ class QLearning(Algorithm):
 
     def _loss(self, online: Weights, target: Weights, sequences: Experience) -> tuple[Float[Array, ""], Metrics]:
         """The mean squared error of the joined values over what was alive. `sequences` leads with `K`, the batch."""
-        memory = sequences.memory
-        e = jax.tree.map(lambda leaf: leaf.swapaxes(0, 1), replace(sequences, memory=()))  # now leads with "T K"
-        memories, values = online.team.unroll(memory, e.obs, e.first)
+        e = in_time(sequences)
+        memories, values = online.team.unroll(e.memory, e.obs, e.first)
         taken = jnp.where(e.alive, chosen(values, e.action), 0.0)
         predicted = self.mixer.mix(online.mixer, taken, e.state)
 
-        target_memories, _ = target.team.unroll(memory, e.obs, e.first)
+        target_memories, _ = target.team.unroll(e.memory, e.obs, e.first)
         _, next_values = target.team.step(target_memories, e.next_obs)
         choosing = online.team.step(memories, e.next_obs)[1] if self.double else next_values
         best = jnp.argmax(masked(choosing, e.next_available), axis=-1)
@@ -193,47 +181,6 @@ class QLearning(Algorithm):
     def _optimiser(self) -> optax.GradientTransformation:
         """Adam's direction from clipped gradients; the step size is applied apart, so that it may be a traced value."""
         return optax.chain(optax.clip_by_global_norm(self.max_gradient), optax.scale_by_adam())
-
-    def _rows(self) -> int:
-        """Sequences in the replay: enough for `capacity` transitions, a multiple of `envs`."""
-        return max(1, -(-self.capacity // (self.length * self.envs))) * self.envs
-
-    def _example(self, spec: Spec) -> Experience:
-        t, n, a = self.length, spec.num_agents, spec.num_actions
-        shape = lambda kind, *axes: jax.ShapeDtypeStruct(axes, kind)  # noqa: E731
-        obs, state = shape(jnp.float32, t, n, *spec.obs_shape), shape(jnp.float32, t, spec.state_size)
-        return Experience(
-            obs=obs,
-            state=state,
-            alive=shape(jnp.bool_, t, n),
-            action=shape(jnp.int32, t, n),
-            reward=shape(jnp.float32, t, n),
-            next_obs=obs,
-            next_state=state,
-            next_available=shape(jnp.bool_, t, n, a),
-            next_alive=shape(jnp.bool_, t, n),
-            first=shape(jnp.bool_, t),
-            memory=shape(jnp.float32, n, self.memory),
-        )
-
-
-def _experience(rollout: Rollout) -> Experience:
-    """What the replay keeps of a rollout; every array leads with `B`, then `T`."""
-    t = rollout.transitions
-    kept = Experience(
-        obs=t.now.obs,
-        state=t.now.state,
-        alive=t.now.alive,
-        action=t.action,
-        reward=t.next.reward,
-        next_obs=t.next.obs,
-        next_state=t.next.state,
-        next_available=t.next.available,
-        next_alive=t.next.alive,
-        first=t.first,
-        memory=(),
-    )
-    return replace(jax.tree.map(lambda leaf: leaf.swapaxes(0, 1), kept), memory=rollout.memory)
 
 
 def iql(**options) -> QLearning:
