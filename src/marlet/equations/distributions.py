@@ -67,3 +67,11 @@ def log_slope(value: Float[Array, "*batch a"], available: Bool[Array, "*batch a"
 def unsquashed(action: Float[Array, "*batch a"]) -> Float[Array, "*batch a"]:
     """What `tanh` made this action of."""
     return jnp.arctanh(jnp.clip(action, -EDGE, EDGE))
+
+
+def straight_through(log_chance: Float[Array, "*batch a"], temperature: float, *, key: Key) -> Float[Array, "*batch a"]:
+    """A choice drawn as an exactly one-hot row, with the gradient of the softmax that it was drawn by
+    (Jang et al. 2017, arXiv:1611.01144, section 2.2)."""
+    soft = jax.nn.softmax((log_chance + jax.random.gumbel(key, log_chance.shape)) / temperature, axis=-1)
+    hard = jax.nn.one_hot(jnp.argmax(soft, axis=-1), soft.shape[-1], dtype=soft.dtype)
+    return hard + (soft - jax.lax.stop_gradient(soft))

@@ -1,0 +1,334 @@
+"""Off-policy actor-critics: actors follow the gradient that critics of actions give them, as one family."""
+
+from dataclasses import dataclass, replace
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Bool, Float, Int, PyTree
+
+from marlet.algorithms.base import Algorithm, needs_one_team
+from marlet.equations.distributions import draw_choice, log_chances, straight_through
+from marlet.equations.schedules import linear
+from marlet.options import changed, option
+from marlet.parts.descent import mean_of, optimiser
+from marlet.parts.experience import Experience, example_of, experience_of, in_time, rows_for
+from marlet.parts.heads import Action, Squashed
+from marlet.parts.mixers import Apart, Mixer, Monotonic
+from marlet.parts.nets import Team, soft_update, uses_of
+from marlet.parts.replay import Replay
+from marlet.types import Key, Memory, Metrics, Rollout, Spec, Step
+
+GUMBEL = 1.0
+"""Temperature of the softmax that gradients of drawn choices pass through."""
+
+
+class Critics(eqx.Module):
+    """One critic, or two of different beginnings; and the weights of what joins their values."""
+
+    teams: tuple[Team, ...]
+    mixer: PyTree[Array]
+
+
+class Nets(eqx.Module):
+    """What gradients change, or the targets that follow it."""
+
+    actor: Team
+    critics: Critics
+
+
+class Learned(eqx.Module):
+    """All that training changes."""
+
+    online: Nets
+    target: Nets
+    log_temperature: Float[Array, ""]
+    """Of the entropy in what a soft actor maximises."""
+    actor_optimiser: optax.OptState
+    critic_optimiser: optax.OptState
+    replay: Replay
+    steps: Int[Array, ""]
+    """Environment steps so far: exploration depends on it."""
+    updates: Int[Array, ""]
+    spec: Spec = eqx.field(static=True)
+
+
+@dataclass(frozen=True)
+class ActorCritic(Algorithm):
+    """Actors learn by the gradient of critics of actions, from a replay of sequences.
+
+    Vectors come from a tanh; choices are one-hot rows, through which gradients pass by the straight-through
+    Gumbel-softmax. In a critic's gradient for agent i its own action is its policy's and the others' are those that
+    were taken (Lowe et al. 2017, arXiv:1706.02275, equation 6); where a mixer joins critics of single agents, all actions are
+    their policies' at once (Peng et al. 2021, arXiv:2003.06709, equation 7). Nothing is noisy when greedy.
+    Truncation bootstraps from the final step; death does not; agents that are dead are not trained on.
+    """
+
+    envs: int = option(16, "environments stepped side by side", low=1)
+    length: int = option(5, "steps of each environment between two rounds of learning; the replay's sequence", low=1)
+    critic_sees: str = option(
+        "all", "the agent's own step alone, or also the state and all actions", choices=("own", "all")
+    )
+    mixer: Mixer = option(Apart(), "how the critics' values are joined")
+    critics: int = option(1, "critics of each agent; of two the lower value is believed", low=1, high=2)
+    soft: bool = option(False, "maximise entropy too, by a policy that draws, at a temperature that is learned")
+    sharing: str = option("shared", "which agents use one network", choices=("shared", "own", "kinds"))
+    hidden: tuple[int, ...] = option((64, 64), "units of each hidden layer of actors and critics", low=1)
+    memory: int = option(0, "units of the actors' recurrent memory (GRU); 0 for none", low=0)
+    sees_index: bool = option(True, "whether agents that share a network are told which one they are")
+    discount: float = option(0.95, "worth of a reward one step later", low=0.0, high=1.0)
+    reward_scale: float = option(
+        1.0, "factor on rewards before they are learned from; what is reported keeps its units"
+    )
+    noise: float = option(0.3, "spread of what is added to vectors while exploring, at the beginning", low=0.0)
+    noise_end: float = option(0.1, "the same at the end", low=0.0)
+    noise_steps: int = option(500_000, "environment steps over which it falls", low=0)
+    smoothing: float = option(0.0, "spread of what is added to target vectors, clipped at twice itself", low=0.0)
+    delay: int = option(1, "critic steps for each step of the actors and the targets", low=1)
+    entropy_target: float = option(
+        1.0, "entropy sought by a soft actor: minus so many nats a component; of choices, .3 of the most, times this"
+    )
+    restraint: float = option(
+        1e-3, "weight of the squared outputs before the tanh, which keeps it from saturating", low=0.0
+    )
+    learning_rate: float = option(1e-3, "step size of Adam at the beginning", low=0.0)
+    learning_rate_end: float = option(2e-4, "step size of Adam at the end", low=0.0)
+    learning_rate_steps: int = option(
+        2_000_000, "environment steps over which it falls; 0: it is the end's at once", low=0
+    )
+    actor_rate: float = option(0.5, "step size of the actors, as a multiple of the critics'", low=0.0)
+    max_gradient: float = option(1.0, "longest gradient; longer ones are shortened to it", low=0.0)
+    batch: int = option(64, "sequences a gradient step learns from", low=1)
+    updates: int = option(1, "gradient steps after each rollout", low=1)
+    capacity: int = option(200_000, "transitions the replay holds", low=1)
+    warmup: int = option(5_000, "transitions collected before learning begins", low=0)
+    target_rate: float = option(0.01, "how far the targets move towards what they follow", low=0.0, high=1.0)
+
+    def check(self, spec: Spec) -> None:
+        if self.mixer.joins:
+            needs_one_team(type(self.mixer).__name__, spec, cure="Use maddpg, whose agents keep their own aims.")
+
+    def init(self, spec: Spec, *, key: Key) -> Learned:
+        actor_key, mixer_key, *critic_keys = jax.random.split(key, 2 + self.critics)
+        uses = uses_of(self.sharing, spec)
+        sees_index = self.sees_index and len(set(uses)) < spec.num_agents
+        n, a, d, s = spec.num_agents, spec.num_actions, spec.obs_shape[0], spec.state_size
+        outputs = 2 * a if self.soft and spec.continuous else a
+        actor = Team(uses, d, self.hidden, self.memory, outputs, key=actor_key, sees_index=sees_index, last_scale=0.1)
+        inputs = d + a + (s + n * a if self.critic_sees == "all" else 0)
+        teams = tuple(Team(uses, inputs, self.hidden, 0, 1, key=key, sees_index=sees_index) for key in critic_keys)
+        critics = Critics(teams=teams, mixer=self.mixer.init(spec, key=mixer_key))
+        online = Nets(actor=actor, critics=critics)
+        return Learned(
+            online=online,
+            target=jax.tree.map(jnp.copy, online),
+            log_temperature=jnp.log(jnp.float32(0.1)),
+            actor_optimiser=optimiser(self.max_gradient).init(actor),
+            critic_optimiser=optimiser(self.max_gradient).init(critics),
+            replay=Replay.empty(
+                example_of(spec, self.length, self.memory), rows_for(self.capacity, self.length, self.envs)
+            ),
+            steps=jnp.zeros((), jnp.int32),
+            updates=jnp.zeros((), jnp.int32),
+            spec=spec,
+        )
+
+    def blank(self, learned: Learned, batch: int) -> Memory:
+        return learned.online.actor.blank(batch)
+
+    def act(
+        self, learned: Learned, memory: Memory, step: Step, *, key: Key, greedy: bool = False
+    ) -> tuple[Memory, Action, tuple[()]]:
+        memory, outputs = learned.online.actor.step(memory, step.obs)
+        if not learned.spec.continuous:
+            log_chance = log_chances(outputs, step.available)
+            best = jnp.argmax(log_chance, axis=-1).astype(jnp.int32)
+            return memory, best if greedy else draw_choice(log_chance, key=key), ()
+        if self.soft:
+            head = Squashed(start=1.0)
+            action = head.mode(outputs, step.available) if greedy else head.draw(outputs, step.available, key=key)
+            return memory, action, ()
+        action = jnp.tanh(outputs)
+        if not greedy:
+            spread = linear(learned.steps, self.noise, self.noise_end, self.noise_steps)
+            action = jnp.clip(action + spread * jax.random.normal(key, action.shape), -1, 1)
+        return memory, action, ()
+
+    def update(self, learned: Learned, rollout: Rollout, *, key: Key) -> tuple[Learned, Metrics]:
+        steps, batch = rollout.transitions.first.shape
+        learned = replace(
+            learned, replay=learned.replay.add(experience_of(rollout)), steps=learned.steps + steps * batch
+        )
+        replay = learned.replay
+
+        def improve(parts: Learned):
+            keys = jax.random.split(key, self.updates)
+            return jax.lax.scan(lambda parts, key: self._improve(parts, replay, key=key), parts, keys)
+
+        def wait(parts: Learned):
+            shapes = jax.eval_shape(improve, parts)[1]
+            return parts, jax.tree.map(lambda leaf: jnp.full(leaf.shape, jnp.nan, leaf.dtype), shapes)
+
+        # The replay is only read in there: carried along it would be copied.
+        parts, metrics = jax.lax.cond(replay.size * steps >= self.warmup, improve, wait, replace(learned, replay=()))
+        return replace(parts, replay=replay), jax.tree.map(jnp.nanmean, metrics)
+
+    def _improve(self, learned: Learned, replay: Replay, *, key: Key) -> tuple[Learned, Metrics]:
+        """A step of the critics; then, when it is their turn, of the actors, the temperature and the targets."""
+        sample_key, target_key, actor_key = jax.random.split(key, 3)
+        rate = linear(learned.steps, self.learning_rate, self.learning_rate_end, self.learning_rate_steps)
+        e = in_time(replay.sample(self.batch, key=sample_key))
+        targets = self._targets(learned, e, key=target_key)
+        gradient, metrics = jax.grad(self._critic_loss, has_aux=True)(learned.online.critics, learned.spec, e, targets)
+        way, critic_optimiser = optimiser(self.max_gradient).update(gradient, learned.critic_optimiser)
+        critics = _moved(learned.online.critics, way, rate)
+
+        gradient, (gain, surplus) = jax.grad(self._actor_loss, has_aux=True)(
+            learned.online.actor, critics, learned, e, key=actor_key
+        )
+        way, actor_optimiser = optimiser(self.max_gradient).update(gradient, learned.actor_optimiser)
+        updates = learned.updates + 1
+        turn = updates % self.delay == 0
+        taken = lambda new, old: jax.tree.map(lambda a, b: jnp.where(turn, a, b), new, old)  # noqa: E731
+        online = Nets(
+            actor=taken(_moved(learned.online.actor, way, self.actor_rate * rate), learned.online.actor),
+            critics=critics,
+        )
+        # The temperature rises while there is less entropy than is sought (Haarnoja et al. 2018, arXiv:1812.05905, eq. 18).
+        log_temperature = jnp.clip(learned.log_temperature - jnp.where(turn, rate * surplus, 0.0), -10.0, 2.0)
+        learned = replace(
+            learned,
+            online=online,
+            target=soft_update(learned.target, online, jnp.where(turn, self.target_rate, 0.0)),
+            log_temperature=log_temperature if self.soft else learned.log_temperature,
+            actor_optimiser=taken(actor_optimiser, learned.actor_optimiser),
+            critic_optimiser=critic_optimiser,
+            updates=updates,
+        )
+        return learned, metrics | {"gain": gain, "temperature": jnp.exp(learned.log_temperature)}
+
+    def _targets(self, learned: Learned, e: Experience, *, key: Key) -> Float[Array, "T K m"]:
+        """The reward and the worth of the next step, where the target actors act and the less sanguine critic judges."""
+        target = learned.target
+        memories, _ = target.actor.unroll(e.memory, e.obs, e.first)
+        _, outputs = target.actor.step(memories, e.next_obs)
+        action, log_prob = self._chosen(learned.spec, outputs, e.next_available, key=key, exploring=False)
+        values = self._values(target.critics, learned.spec, e.next_obs, e.next_state, action, action, e.next_alive)
+        entropy = jnp.exp(learned.log_temperature) * self.mixer.share(jnp.where(e.next_alive, log_prob, 0.0))
+        worth = jnp.min(jnp.stack(values), axis=0) - (entropy if self.soft else 0.0)
+        lives = self.mixer.lives(e.next_alive)
+        return self.reward_scale * self.mixer.share(e.reward) + self.discount * jnp.where(lives, worth, 0.0)
+
+    def _critic_loss(
+        self, critics: Critics, spec: Spec, e: Experience, targets: Float[Array, "T K m"]
+    ) -> tuple[Float[Array, ""], Metrics]:
+        taken = as_vectors(spec, e.action, e.available)
+        values = self._values(critics, spec, e.obs, e.state, taken, taken, e.alive)
+        counts = self.mixer.lives(e.alive)
+        aims = jax.lax.stop_gradient(targets)
+        loss = jnp.stack([mean_of((value - aims) ** 2, counts) for value in values]).sum()
+        return loss, {"loss": loss, "value": mean_of(values[0], counts)}
+
+    def _actor_loss(
+        self, actor: Team, critics: Critics, learned: Learned, e: Experience, *, key: Key
+    ) -> tuple[Float[Array, ""], tuple[Float[Array, ""], Float[Array, ""]]]:
+        """Less what the critics say of the policies' actions. Also: that gain, and the entropy beyond what is sought."""
+        spec = learned.spec
+        _, outputs = actor.unroll(e.memory, e.obs, e.first)
+        action, log_prob = self._chosen(spec, outputs, e.available, key=key, exploring=True)
+        others = action if self.mixer.joins else as_vectors(spec, e.action, e.available)
+        values = self._values(critics, spec, e.obs, e.state, action, others, e.alive)
+        gain = mean_of(jnp.min(jnp.stack(values), axis=0), self.mixer.lives(e.alive))
+        loss = -gain + self.restraint * mean_of((outputs**2).mean(-1), e.alive)
+        if self.soft:
+            loss += jnp.exp(learned.log_temperature) * mean_of(log_prob, e.alive)
+        surplus = mean_of(-log_prob - self._sought(spec, e.available), e.alive)
+        return loss, (gain, jax.lax.stop_gradient(surplus))
+
+    def _chosen(
+        self,
+        spec: Spec,
+        outputs: Float[Array, "T K n k"],
+        available: Bool[Array, "T K n a"],
+        *,
+        key: Key,
+        exploring: bool,
+    ) -> tuple[Float[Array, "T K n a"], Float[Array, "T K n"]]:
+        """Actions as vectors that gradients pass through, and their log-probabilities where the policy is soft. Targets
+        of deterministic policies (not `exploring`) are their best actions, smoothed."""
+        if not spec.continuous:
+            log_chance = log_chances(outputs, available)
+            if exploring or self.soft:
+                action = straight_through(log_chance, GUMBEL, key=key)
+            else:
+                action = jax.nn.one_hot(jnp.argmax(log_chance, axis=-1), spec.num_actions)
+            return action, (action * log_chance).sum(-1)
+        if self.soft:
+            action, log_prob = Squashed(start=1.0).draw_with_log_prob(outputs, available, key=key)
+            return jnp.where(available, action, 0.0), log_prob
+        action = jnp.tanh(outputs)
+        if self.smoothing and not exploring:
+            noise = self.smoothing * jax.random.normal(key, action.shape)
+            action = jnp.clip(action + jnp.clip(noise, -2 * self.smoothing, 2 * self.smoothing), -1, 1)
+        return jnp.where(available, action, 0.0), jnp.zeros(action.shape[:-1])
+
+    def _sought(self, spec: Spec, available: Bool[Array, "T K n a"]) -> Float[Array, "T K n"]:
+        """The entropy sought of each agent: minus its vector's size, or a share of the most that its choices allow."""
+        count = available.sum(-1)
+        return self.entropy_target * (-count if spec.continuous else 0.3 * jnp.log(count))
+
+    def _values(
+        self,
+        critics: Critics,
+        spec: Spec,
+        obs: Float[Array, "T K n d"],
+        state: Float[Array, "T K s"],
+        own: Float[Array, "T K n a"],
+        others: Float[Array, "T K n a"],
+        alive: Bool[Array, "T K n"],
+    ) -> list[Float[Array, "T K m"]]:
+        """What each critic says of `own` actions beside the `others`', joined by the mixer."""
+        *batch, n, a = own.shape
+        seen = [obs, own]
+        if self.critic_sees == "all":
+            beside = jnp.where(jnp.eye(n, dtype=bool)[:, :, None], 0.0, (others * alive[..., None])[..., None, :, :])
+            told = jnp.broadcast_to(state[..., None, :], (*batch, n, state.shape[-1]))
+            seen += [told, beside.reshape(*batch, n, n * a)]
+        seen = jnp.concatenate(seen, axis=-1)
+        said = [team.step(team.blank(batch[1]), seen)[1][..., 0] for team in critics.teams]
+        return [self.mixer.mix(critics.mixer, jnp.where(alive, value, 0.0), state) for value in said]
+
+
+def as_vectors(spec: Spec, action: Action, available: Bool[Array, "*batch n a"]) -> Float[Array, "*batch n a"]:
+    """Actions as critics see them: vectors with zeros for components an agent does not have, choices one-hot."""
+    return jnp.where(available, action, 0.0) if spec.continuous else jax.nn.one_hot(action, spec.num_actions)
+
+
+def _moved(tree: PyTree, way: PyTree, rate: Float[Array, ""]) -> PyTree:
+    return jax.tree.map(lambda weight, step: weight - rate * step, tree, way)
+
+
+def maddpg(**options) -> ActorCritic:
+    """MADDPG: deterministic actors, each with a critic of everyone's actions (Lowe et al. 2017, arXiv:1706.02275)."""
+    return changed(ActorCritic(name="maddpg"), **options)
+
+
+def iddpg(**options) -> ActorCritic:
+    """Independent DDPG: each agent's critic sees its own observation and action alone (Lillicrap et al. 2016, arXiv:1509.02971)."""
+    return changed(ActorCritic(name="iddpg", critic_sees="own"), **options)
+
+
+def matd3(**options) -> ActorCritic:
+    """Multi-agent TD3: two critics, smoothed targets, patient actors (Ackermann et al. 2019, arXiv:1910.01465)."""
+    return changed(ActorCritic(name="matd3", critics=2, smoothing=0.1, delay=2), **options)
+
+
+def facmac(**options) -> ActorCritic:
+    """FACMAC: critics of single agents, joined by a mixer, and one gradient for all actors (Peng et al. 2021, arXiv:2003.06709)."""
+    return changed(ActorCritic(name="facmac", critic_sees="own", mixer=Monotonic()), **options)
+
+
+def masac(**options) -> ActorCritic:
+    """Multi-agent soft actor-critic: entropy is part of the aim (Haarnoja et al. 2018, arXiv:1801.01290)."""
+    return changed(ActorCritic(name="masac", critics=2, soft=True), **options)

@@ -1,0 +1,283 @@
+"""Off-policy actor-critics: whose actions gradients pass through, targets at the ends, noise, delay, entropy, masks."""
+
+import dataclasses
+from functools import partial
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from endless import Endless
+from many_runs import said, train
+
+from marlet.algorithms.deterministic import as_vectors, facmac, iddpg, maddpg, masac, matd3
+from marlet.engine.rollout import Tally, opening, rollout
+from marlet.equations.distributions import log_chances, straight_through
+from marlet.errors import MarletError
+from marlet.parts.experience import example_of, experience_of, in_time
+from marlet.types import Spec
+
+TINY = dict(hidden=(8,), envs=3, warmup=0)
+VECTORS = Spec(num_agents=3, num_actions=2, obs_shape=(4,), state_size=5, continuous=True)
+CHOICES = Spec(num_agents=3, num_actions=4, obs_shape=(4,), state_size=5)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def sequences(algorithm, spec, count=4, *, key):
+    """Random sequences in time; everyone lives, and every action may be taken."""
+    leaves, tree = jax.tree.flatten(example_of(spec, algorithm.length, algorithm.memory))
+    keys = jax.random.split(key, len(leaves))
+    draw = {
+        jnp.dtype(bool): lambda key, axes: jnp.ones(axes, bool),
+        jnp.dtype(jnp.int32): lambda key, axes: jax.random.randint(key, axes, 0, spec.num_actions),
+        jnp.dtype(jnp.float32): lambda key, axes: jax.random.normal(key, axes).clip(-1, 1),
+    }
+    drawn = [draw[leaf.dtype](key, (4, *leaf.shape)) for leaf, key in zip(leaves, keys, strict=True)]
+    made = in_time(jax.tree.unflatten(tree, drawn))
+    return dataclasses.replace(made, first=jnp.zeros_like(made.first))
+
+
+def begun(algorithm, spec):
+    return jax.jit(lambda: algorithm.init(spec, key=jax.random.key(0)))()
+
+
+def size(tree):
+    return sum(float(jnp.abs(leaf).sum()) for leaf in jax.tree.leaves(tree))
+
+
+# --- choosing --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("make", [maddpg, masac])
+@pytest.mark.parametrize("spec", [VECTORS, CHOICES])
+def test_noise_is_off_when_greedy_and_nothing_illegal_is_chosen(make, spec):
+    algorithm = make(**TINY)
+    learned = begun(algorithm, spec)
+    legal = jnp.ones((50, 3, spec.num_actions), bool)
+    legal = legal if spec.continuous else legal.at[:, 1, 2].set(False)
+    step = dataclasses.replace(
+        said(np.ones((50, 3, 4)), actions=spec.num_actions, available=legal), state=jnp.zeros((50, 5))
+    )
+    act = jax.jit(partial(algorithm.act, learned, algorithm.blank(learned, 50), step), static_argnames="greedy")
+    one, two = (act(key=jax.random.key(k), greedy=True)[1] for k in (0, 1))
+    np.testing.assert_array_equal(one, two)
+    loud, other = (act(key=jax.random.key(k))[1] for k in (0, 1))
+    assert (loud != other).any()
+    if spec.continuous:
+        assert (jnp.abs(loud) <= 1).all()
+    else:
+        assert not (loud[:, 1] == 2).any()
+        assert (loud[:, 0] == 2).any()
+
+
+def test_a_choice_is_exactly_one_hot_and_gradients_pass_through_it():
+    log_chance = log_chances(jnp.array([1.0, 0.0, 2.0, 9.0]), jnp.array([True, True, True, False]))
+    worth = jnp.array([1.0, 2.0, 3.0, 4.0])
+    drawn = jax.vmap(lambda key: straight_through(log_chance, 1.0, key=key))(jax.random.split(jax.random.key(0), 2000))
+    np.testing.assert_allclose(drawn.max(-1), 1.0, atol=1e-6)
+    np.testing.assert_allclose(drawn.sum(-1), 1.0, atol=1e-6)
+    np.testing.assert_allclose(drawn.mean(0), np.exp(log_chance), atol=0.03)
+    gradient = jax.grad(lambda logits: (straight_through(logits, 1.0, key=jax.random.key(1)) * worth).sum())(log_chance)
+    assert float(jnp.abs(gradient[:3]).max()) > 0.01
+    assert gradient[3] == 0
+
+
+# --- gradients -------------------------------------------------------------------------------------------------------
+
+
+def reach_of(algorithm, spec, agent):
+    """How steep the value of `agent` is in each agent's own network (sharing is `own`): (n,) sums of absolute gradients."""
+    learned = begun(algorithm, spec)
+    e = sequences(algorithm, spec, key=jax.random.key(1))
+    only = dataclasses.replace(e, alive=e.alive & (jnp.arange(3) == agent))
+
+    def loss(actor):
+        return algorithm._actor_loss(actor, learned.online.critics, learned, only, key=jax.random.key(2))[0]
+
+    steep = jax.jit(jax.grad(loss))(learned.online.actor).copies
+    return sum(jnp.abs(leaf).reshape(3, -1).sum(1) for leaf in jax.tree.leaves(steep))
+
+
+@pytest.mark.parametrize("spec", [VECTORS, CHOICES])
+def test_the_others_actions_are_those_that_were_taken(spec):
+    """The critic of agent 1 moves the actor of agent 1 and no other."""
+    steep = reach_of(maddpg(sharing="own", restraint=0.0, **TINY), spec, 1)
+    assert steep[1] > 1e-4
+    np.testing.assert_array_equal(steep[jnp.array([0, 2])], 0.0)
+
+
+def test_a_joined_value_moves_all_actors_at_once():
+    algorithm = facmac(sharing="own", restraint=0.0, **TINY)
+    learned, e = begun(algorithm, VECTORS), sequences(algorithm, VECTORS, key=jax.random.key(1))
+    loss = lambda actor: algorithm._actor_loss(actor, learned.online.critics, learned, e, key=jax.random.key(2))[0]  # noqa: E731
+    steep = jax.jit(jax.grad(loss))(learned.online.actor).copies.last.weight
+    assert (jnp.abs(steep).sum((1, 2)) > 1e-6).all()
+
+
+def test_two_critics_are_two():
+    algorithm = matd3(**TINY)
+    learned = begun(algorithm, VECTORS)
+    one, two = learned.online.critics.teams
+    apart = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), one.copies.last.weight, two.copies.last.weight)
+    assert apart > 0.01
+    e = sequences(algorithm, VECTORS, key=jax.random.key(1))
+    targets = algorithm._targets(learned, e, key=jax.random.key(2))
+    raised = eqx.tree_at(
+        lambda learned: learned.target.critics.teams[0].copies.last.bias, learned, jnp.full((1, 1), 100.0)
+    )
+    lowered = eqx.tree_at(
+        lambda learned: learned.target.critics.teams[0].copies.last.bias, learned, jnp.full((1, 1), -100.0)
+    )
+    # Of the two the lower is believed: one that promises everything changes little, one that fears everything all.
+    assert float(jnp.abs(algorithm._targets(raised, e, key=jax.random.key(2)) - targets).max()) < 10
+    assert float(algorithm._targets(lowered, e, key=jax.random.key(2)).max()) < -80
+
+
+def test_actors_and_targets_wait_for_their_turn():
+    algorithm = matd3(length=4, batch=4, target_rate=0.5, **TINY)
+    learned = begun(algorithm, VECTORS)
+    e = sequences(algorithm, VECTORS, key=jax.random.key(1))
+    kept = jax.tree.map(lambda leaf: leaf.swapaxes(0, 1), dataclasses.replace(e, memory=()))
+    replay = dataclasses.replace(learned.replay, store=dataclasses.replace(kept, memory=e.memory), size=jnp.int32(4))
+    improve = jax.jit(
+        lambda learned, key: algorithm._improve(dataclasses.replace(learned, replay=()), replay, key=key)[0]
+    )
+    once = improve(learned, jax.random.key(2))
+    assert eqx.tree_equal(once.online.actor, learned.online.actor)
+    assert eqx.tree_equal(once.actor_optimiser, learned.actor_optimiser)
+    assert eqx.tree_equal(once.target, learned.target)
+    assert not eqx.tree_equal(once.online.critics, learned.online.critics)
+    twice = improve(once, jax.random.key(3))
+    assert not eqx.tree_equal(twice.online.actor, learned.online.actor)
+    middle = jax.tree.map(lambda old, new: old + 0.5 * (new - old), learned.target, twice.online)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7), twice.target, middle)
+
+
+# --- ends, the dead, memories ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("make", "options"), [(facmac, dict(length=4)), (matd3, dict(memory=3))])
+def test_the_endless_game_is_worth_ten(make, options):
+    """The clock cannot be seen: a critic that takes it for a death fits the mean over the clock, below 6.5132."""
+    base = dict(
+        envs=8, length=10, batch=16, capacity=800, discount=0.9, learning_rate=5e-3, target_rate=0.05, updates=4
+    )
+    algorithm = make(**(base | dict(hidden=(16,), warmup=0, learning_rate_end=1e-3, noise_steps=1) | options))
+
+    def value(env):
+        learned = train(env, algorithm, 3_000 * algorithm.length, 1, key=jax.random.key(0))
+
+        @jax.jit
+        def mean(learned):
+            learned = jax.tree.map(lambda leaf: leaf[0], learned)
+            e = in_time(learned.replay.sample(32, key=jax.random.key(1)))
+            taken = as_vectors(env.spec, e.action, e.available)
+            return algorithm._values(
+                learned.online.critics, env.spec, e.obs, e.state, taken, taken, jnp.ones_like(e.alive)
+            )[0].mean()
+
+        return float(mean(learned))
+
+    assert value(Endless()) == pytest.approx(10.0, rel=0.05)
+    assert value(Endless(deadly=True)) < 7.0
+
+
+@pytest.mark.parametrize(("make", "n"), [(maddpg, 1), (masac, 2), (facmac, 5)])
+def test_the_dead_are_not_trained_on_and_nothing_follows_them(make, n):
+    spec = dataclasses.replace(VECTORS, num_agents=n, kinds=(), teams=(), names=())
+    algorithm = make(length=7, **TINY)
+    learned, e = begun(algorithm, spec), sequences(algorithm, spec, key=jax.random.key(1))
+    e = dataclasses.replace(e, alive=e.alive.at[2:].set(False), next_alive=e.next_alive.at[1:].set(False))
+
+    @jax.jit
+    def losses(e):
+        targets = algorithm._targets(learned, e, key=jax.random.key(2))
+        critic, _ = algorithm._critic_loss(learned.online.critics, spec, e, targets)
+        actor, _ = algorithm._actor_loss(
+            learned.online.actor, learned.online.critics, learned, e, key=jax.random.key(3)
+        )
+        return jnp.stack([critic, actor]), targets
+
+    before, targets = losses(e)
+    later, _ = losses(dataclasses.replace(e, obs=e.obs.at[2:].add(9.0), reward=e.reward.at[2:].add(9.0)))
+    np.testing.assert_array_equal(before, later)
+    np.testing.assert_allclose(targets[1], algorithm.mixer.share(e.reward)[1], rtol=1e-6)  # they died there
+    assert not np.allclose(targets[0], algorithm.mixer.share(e.reward)[0])
+    assert (before != losses(dataclasses.replace(e, obs=e.obs.at[0].add(1.0)))[0]).all()
+
+
+def test_the_others_dead_are_silent_and_components_one_does_not_have_are_nought():
+    algorithm = maddpg(**TINY)
+    learned, e = begun(algorithm, VECTORS), sequences(algorithm, VECTORS, key=jax.random.key(1))
+
+    def value(action, alive, available):
+        taken = as_vectors(VECTORS, action, available)
+        return algorithm._values(learned.online.critics, VECTORS, e.obs, e.state, taken, taken, alive)[0]
+
+    dead = e.alive.at[:, :, 2].set(False)
+    moved = e.action.at[:, :, 2].set(0.5)
+    np.testing.assert_array_equal(value(e.action, dead, e.available), value(moved, dead, e.available))
+    assert not np.allclose(value(e.action, e.alive, e.available)[..., 0], value(moved, e.alive, e.available)[..., 0])
+    short = e.available.at[:, :, 2].set(False)
+    np.testing.assert_array_equal(value(e.action, e.alive, short), value(moved, e.alive, short))
+
+
+@pytest.mark.parametrize("sharing", ["shared", "own"])
+def test_replaying_a_sequence_reproduces_the_memories_of_acting(sharing):
+    env, algorithm = Endless(), maddpg(length=9, memory=5, sharing=sharing, **TINY)
+
+    @jax.jit
+    def made():
+        learned = algorithm.init(env.spec, key=jax.random.key(0))
+        world = opening(env, algorithm, learned, 3, key=jax.random.key(1))
+        run = partial(rollout, env, algorithm, learned)
+        world, tally, _ = run(world, Tally.empty(2), 4, key=jax.random.key(2))
+        after, _, played = run(world, tally, 9, key=jax.random.key(3))
+        e = in_time(experience_of(played))
+        return e, learned.online.actor.unroll(e.memory, e.obs, e.first)[0], after.memory
+
+    e, replayed, after = made()
+    assert e.first[1:].any()
+    assert float(jnp.abs(e.memory).max()) > 0
+    np.testing.assert_allclose(replayed[-1], after, rtol=1e-5, atol=1e-6)
+
+
+# --- entropy ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_entropy_sought_is_each_agents_own():
+    """Minus two nats for two components, however many agents there are; less for who has fewer."""
+    algorithm = masac(**TINY)
+    legal = jnp.ones((2, 3, 5, 2), bool).at[:, :, 4, 1].set(False)
+    sought = algorithm._sought(VECTORS, legal)
+    np.testing.assert_array_equal(sought[0, 0], [-2, -2, -2, -2, -1])
+    np.testing.assert_allclose(algorithm._sought(CHOICES, jnp.ones((1, 1, 3, 4), bool)), 0.3 * np.log(4), rtol=1e-6)
+
+
+def test_the_temperature_rises_while_there_is_too_little_entropy():
+    algorithm = masac(length=4, batch=4, learning_rate=1e-2, **TINY)
+    learned = begun(algorithm, VECTORS)
+    e = sequences(algorithm, VECTORS, key=jax.random.key(1))
+    kept = jax.tree.map(lambda leaf: leaf.swapaxes(0, 1), dataclasses.replace(e, memory=()))
+    replay = dataclasses.replace(learned.replay, store=dataclasses.replace(kept, memory=e.memory), size=jnp.int32(4))
+
+    @jax.jit
+    def temperature(wider):
+        bias = learned.online.actor.copies.last.bias.at[:, 2:].set(wider)
+        set_to = eqx.tree_at(lambda learned: learned.online.actor.copies.last.bias, learned, bias)
+        return algorithm._improve(dataclasses.replace(set_to, replay=()), replay, key=jax.random.key(2))[
+            0
+        ].log_temperature
+
+    assert temperature(-4.0) > learned.log_temperature
+    assert temperature(0.0) < learned.log_temperature
+
+
+def test_what_does_not_fit_is_refused_with_the_cure():
+    two = dataclasses.replace(VECTORS, teams=(0, 1, 1))
+    with pytest.raises(MarletError, match=r"2 teams.*maddpg"):
+        facmac().check(two)
+    for make in (maddpg, iddpg, matd3, masac):
+        make().check(two)
+        make().check(CHOICES)
