@@ -15,10 +15,12 @@ from typing import Any
 
 from marlet.errors import MarletError as MarletError
 
-DOOR = ("train", "resume", "load", "evaluate", "compare", "check_env")
+DOOR = ("train", "resume", "load", "frozen", "evaluate", "compare", "check_env")
 RECORDS = {
     "Env": "marlet.envs.base",
     "Algorithm": "marlet.algorithms.base",
+    "Sides": "marlet.algorithms.sides",
+    "versus": "marlet.algorithms.sides",
     "Run": "marlet.runs.directory",
     "Policy": "marlet.runs.policy",
     "Spec": "marlet.types",

@@ -285,8 +285,12 @@ def rebuild(record: Mapping[str, Any]) -> Any:
             continue
         if name not in known:
             raise MarletError(f"{kind} has no option '{name}'.{nearest(name, known)}")
-        nested = isinstance(value, Mapping)
-        values[name] = rebuild(value) if nested else fitted(kind, known[name], name, value)
+        if isinstance(value, Mapping):
+            values[name] = rebuild(value)
+        elif isinstance(value, list) and value and all(isinstance(item, Mapping) for item in value):
+            values[name] = tuple(rebuild(item) for item in value)
+        else:
+            values[name] = fitted(kind, known[name], name, value)
     return getattr(importlib.import_module(found[kind].module), kind)(**values)
 
 

@@ -62,6 +62,19 @@ LEARNER = Option("seed", "int | None", "None", "which learner; the best one, whe
 
 TRAIN = _options(
     Option("steps", "int", "1_000_000", "environment steps of each seed", low=1),
+    Option(
+        "versus",
+        "str",
+        "''",
+        "what the other teams play, in their order: algorithms' names, or runs, whose policies are frozen",
+    ),
+    Option(
+        "league",
+        "str",
+        "'latest'",
+        "which selves of the other team one plays against",
+        choices=("latest", "past", "hardest"),
+    ),
     Option("seeds", "int", "1", "independent learners, trained side by side", low=1),
     Option("seed", "int", "0", "of the first learner; the others follow", low=0),
     Option("out", "str", "'runs'", "where runs are kept"),
@@ -358,6 +371,9 @@ def _chosen(words: list[str], given: Given) -> tuple[tuple[str, Given], tuple[st
     others.pop("debug", None)
     checked(entry, others)
     own = checked(_entry("train", TRAIN), {key: value for key, value in given.items() if key in TRAIN})
+    for opponent in filter(None, own.get("versus", "").split(",")):
+        if not Path(opponent).is_dir():
+            algorithm_entry(opponent)
     _check_env_options(env_name, env_options, "train")
     return (name, others), (env_name, env_options), own
 

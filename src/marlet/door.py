@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 
 from marlet.algorithms.base import Algorithm
+from marlet.algorithms.sides import Frozen, Sides
+from marlet.algorithms.sides import versus as sides_of
 from marlet.bridges.resolve import Factory
 from marlet.catalogue import algorithms_for, make_algorithm, make_env, rebuild, record_of, with_record
 from marlet.engine.devices import one_device_per_core
@@ -27,6 +29,8 @@ def train(
     env: str | Env | Factory,
     algorithm: str | Algorithm,
     *,
+    versus: str | Path | Algorithm | Sequence[str | Path | Algorithm] = "",
+    league: str = "latest",
     steps: float = 1e6,
     seeds: int = 1,
     seed: int = 0,
@@ -44,6 +48,9 @@ def train(
     Args:
         env: an environment, or its name: `"spread"`, `"pettingzoo:mpe2.simple_spread_v3"`, `"my_module:make_env"`.
         algorithm: such as `marlet.qmix(learning_rate=1e-3)`, or its name.
+        versus: what the other teams play, in their order: an algorithm or its name, or a run, whose policy is frozen;
+            several in a sequence, or parted by commas.
+        league: which selves of the other team one plays against: `latest`, `past` or `hardest` (see `Sides`).
         steps: environment steps of each seed.
         seeds: learners, trained side by side.
         seed: of the first learner; the others follow.
@@ -72,6 +79,7 @@ def train(
     report.ready(Path(out))
     env = env_of(env)
     algorithm = make_algorithm(algorithm) if isinstance(algorithm, str) else algorithm
+    algorithm = against(algorithm, versus, league)
     training = training_of(env, algorithm, plan, workers)
     return pictured(experiment.train(training, plan, env=record_of(env), out=out, name=name, quiet=quiet))
 
@@ -106,6 +114,45 @@ def load(path: str | Path, *, seed: int | None = None) -> Policy:
     """
     run = Run(path)
     return from_run(run, rebuild(run.options["algorithm"]), seed=seed)
+
+
+def frozen(path: str | Path, *, side: int = 0, seed: int | None = None, greedy: bool = False) -> Frozen:
+    """The policy of a run as an opponent that learns no more; of a run with several sides, the policy of one of them.
+
+    Raises:
+        MarletError: if `path` is no run, or has no such seed or side.
+        CheckpointFault: if no checkpoint is sound.
+    """
+    policy = load(path, seed=seed)
+    algorithm, learned, name = policy.algorithm, policy.learned, Run(path).name
+    if isinstance(algorithm, Sides):
+        if not 0 <= side < len(algorithm.sides):
+            raise MarletError(f"{path} has the sides 0 to {len(algorithm.sides) - 1}, but {side} was asked for.")
+        algorithm, learned = algorithm.sides[side], learned.sides[side]
+    return Frozen(name=name, algorithm=algorithm, learned=learned, greedy=greedy)
+
+
+def against(
+    algorithm: Algorithm, versus: str | Path | Algorithm | Sequence[str | Path | Algorithm], league: str = "latest"
+) -> Algorithm:
+    """The algorithm with its opponents, if there are any; names become algorithms, and runs frozen policies.
+
+    Raises:
+        MarletError: for a name that is neither, or a league without opponents.
+    """
+    names = list(filter(None, versus.split(","))) if isinstance(versus, str) else versus
+    others = [names] if isinstance(names, Path | Algorithm) else list(names)
+    if not others:
+        if league != "latest":
+            raise MarletError(f"The league '{league}' needs opponents: say which by versus, such as --versus ippo.")
+        return algorithm
+
+    def opponent(one: str | Path | Algorithm, side: int) -> Algorithm:
+        if isinstance(one, Algorithm):
+            return one
+        return frozen(one, side=side) if Path(one).is_dir() else make_algorithm(str(one))
+
+    return sides_of(algorithm, *(opponent(one, k + 1) for k, one in enumerate(others)), league=league)
 
 
 def evaluate(

@@ -13,10 +13,20 @@ from marlet.errors import MarletError, nearest
 
 
 def option(
-    default: Any, help: str, *, low: float | None = None, high: float | None = None, choices: tuple[Any, ...] = ()
+    default: Any,
+    help: str,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    choices: tuple[Any, ...] = (),
+    recorded: bool = True,
 ) -> Any:
-    """A dataclass field that the user sets: its default, one clause with the unit, and its range (ends included)."""
-    return dataclasses.field(default=default, metadata={"help": help, "low": low, "high": high, "choices": choices})
+    """A dataclass field that the user sets: its default, one clause with the unit, and its range (ends included).
+
+    What is not `recorded` is left out of a run's record, and of comparisons.
+    """
+    metadata = {"help": help, "low": low, "high": high, "choices": choices, "recorded": recorded}
+    return dataclasses.field(default=default, metadata=metadata, compare=recorded, repr=recorded)
 
 
 def check_options(holder: Any) -> None:
@@ -94,7 +104,9 @@ def _check(owner: str, field: dataclasses.Field, value: Any) -> None:
 def describe(holder: Any) -> dict[str, Any]:
     """An environment, algorithm or part as plain JSON values, for the run's record: its class's name and every option."""
     return {"type": type(holder).__name__} | {
-        field.name: _plain(getattr(holder, field.name)) for field in dataclasses.fields(holder)
+        field.name: _plain(getattr(holder, field.name))
+        for field in dataclasses.fields(holder)
+        if field.metadata.get("recorded", True)
     }
 
 

@@ -71,14 +71,14 @@ class CounterfactualActors(Algorithm):
     memory: int = option(0, "units of the actors' recurrent memory (GRU); 0 for none", low=0)
     sees_index: bool = option(True, "whether agents that share a network are told which one they are")
     discount: float = option(0.95, "worth of a reward one step later", low=0.0, high=1.0)
-    decay: float = option(0.8, "lambda: how far beyond one step the critic's targets look", low=0.0, high=1.0)
+    decay: float = option(0.9, "lambda: how far beyond one step the critic's targets look", low=0.0, high=1.0)
     reward_scale: float = option(
         1.0, "factor on rewards before they are learned from; what is reported keeps its units"
     )
     standardise: bool = option(True, "bring advantages to mean 0 and spread 1 before learning from them")
     learning_rate: float = option(2e-3, "step size of Adam at the beginning, of the actors", low=0.0)
     learning_rate_end: float = option(2e-4, "step size of Adam at the end, of the actors", low=0.0)
-    critic_rate: float = option(2.0, "step size of the critic, as a multiple of the actors'", low=0.0)
+    critic_rate: float = option(1.0, "step size of the critic, as a multiple of the actors'", low=0.0)
     learning_rate_steps: int = option(
         5_000_000, "environment steps over which it falls; 0: it is the end's at once", low=0
     )

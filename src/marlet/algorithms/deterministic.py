@@ -65,7 +65,7 @@ class ActorCritic(Algorithm):
     Truncation bootstraps from the final step; death does not; agents that are dead are not trained on.
     """
 
-    envs: int = option(16, "environments stepped side by side", low=1)
+    envs: int = option(8, "environments stepped side by side", low=1)
     length: int = option(5, "steps of each environment between two rounds of learning; the replay's sequence", low=1)
     critic_sees: str = option(
         "all", "the agent's own step alone, or also the state and all actions", choices=("own", "all")
@@ -77,13 +77,13 @@ class ActorCritic(Algorithm):
     hidden: tuple[int, ...] = option((64, 64), "units of each hidden layer of actors and critics", low=1)
     memory: int = option(0, "units of the actors' recurrent memory (GRU); 0 for none", low=0)
     sees_index: bool = option(True, "whether agents that share a network are told which one they are")
-    discount: float = option(0.95, "worth of a reward one step later", low=0.0, high=1.0)
+    discount: float = option(0.9, "worth of a reward one step later", low=0.0, high=1.0)
     reward_scale: float = option(
         1.0, "factor on rewards before they are learned from; what is reported keeps its units"
     )
-    noise: float = option(0.3, "spread of what is added to vectors while exploring, at the beginning", low=0.0)
+    noise: float = option(0.6, "spread of what is added to vectors while exploring, at the beginning", low=0.0)
     noise_end: float = option(0.1, "the same at the end", low=0.0)
-    noise_steps: int = option(500_000, "environment steps over which it falls", low=0)
+    noise_steps: int = option(1_000_000, "environment steps over which it falls", low=0)
     smoothing: float = option(0.0, "spread of what is added to target vectors, clipped at twice itself", low=0.0)
     delay: int = option(1, "critic steps for each step of the actors and the targets", low=1)
     entropy_target: float = option(
@@ -92,7 +92,7 @@ class ActorCritic(Algorithm):
     restraint: float = option(
         1e-3, "weight of the squared outputs before the tanh, which keeps it from saturating", low=0.0
     )
-    learning_rate: float = option(1e-3, "step size of Adam at the beginning", low=0.0)
+    learning_rate: float = option(2e-3, "step size of Adam at the beginning", low=0.0)
     learning_rate_end: float = option(2e-4, "step size of Adam at the end", low=0.0)
     learning_rate_steps: int = option(
         2_000_000, "environment steps over which it falls; 0: it is the end's at once", low=0
@@ -103,7 +103,7 @@ class ActorCritic(Algorithm):
     updates: int = option(1, "gradient steps after each rollout", low=1)
     capacity: int = option(200_000, "transitions the replay holds", low=1)
     warmup: int = option(5_000, "transitions collected before learning begins", low=0)
-    target_rate: float = option(0.01, "how far the targets move towards what they follow", low=0.0, high=1.0)
+    target_rate: float = option(0.02, "how far the targets move towards what they follow", low=0.0, high=1.0)
 
     def check(self, spec: Spec) -> None:
         if self.mixer.joins:

@@ -166,7 +166,7 @@ class _Loop:
                 "steps": training.iteration * training.steps_per_iteration,
                 "seed": float(training.seeds[s]),
                 "seconds": round(time.monotonic() - self.begun, 3),
-                **summary(jax.tree.map(lambda leaf, s=s: leaf[s], scores)),
+                **summary(jax.tree.map(lambda leaf, s=s: leaf[s], scores), training.spec.teams),
                 **means[s],
             }
             for s in range(len(training.seeds))
@@ -236,14 +236,17 @@ class _Signals:
         raise KeyboardInterrupt(f"Stopped; saved. Go on with: marlet train --resume {path}")
 
 
-def summary(scores: Scores) -> dict[str, float]:
-    """One seed's evaluation: the mean return of an agent, its standard error over episodes, length, share solved."""
+def summary(scores: Scores, teams: tuple[int, ...]) -> dict[str, float]:
+    """One seed's evaluation: the mean return of an agent, its standard error over episodes, length, share solved; where
+    there are several teams, also the mean return of an agent of each."""
     mean = scores.score.mean(-1)
+    apart = sorted(set(teams)) if len(set(teams)) > 1 else []
     return {
         "return": float(mean.mean()),
         "return_error": float(mean.std(ddof=1) / np.sqrt(len(mean))) if len(mean) > 1 else float("nan"),
         "length": float(scores.length.mean()),
         "solved": float(scores.solved.mean()),
+        **{f"return_{team}": float(scores.score[:, np.array(teams) == team].mean()) for team in apart},
     }
 
 
