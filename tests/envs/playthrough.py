@@ -11,7 +11,7 @@ from marlet.envs.base import Env
 GOLDEN = Path(__file__).parent.parent / "golden"
 
 
-def check_golden(name: str, env: Env, actions: list[list[int]]) -> None:
+def check_golden(name: str, env: Env, actions: list[list]) -> None:
     """Compare the game with `tests/golden/NAME.txt`; with MARLET_GOLDEN=1 in the environment, write that file."""
     text, path = played(env, actions), GOLDEN / f"{name}.txt"
     if os.environ.get("MARLET_GOLDEN") == "1":
@@ -19,13 +19,15 @@ def check_golden(name: str, env: Env, actions: list[list[int]]) -> None:
     assert text == path.read_text(), f"{path.name} has changed; if it should, write it with MARLET_GOLDEN=1"
 
 
-def played(env: Env, actions: list[list[int]]) -> str:
+def played(env: Env, actions: list[list]) -> str:
     """A whole game with keys from seed 0: the options, then each step, as text."""
     step = jax.jit(lambda state, action, key: env.step(state, action, key=key))
     state, said = jax.jit(lambda key: env.reset(key=key))(jax.random.key(0))
     parts = [f"{env}", f"== reset\n{written(env, state, said)}"]
     for t, action in enumerate(actions):
-        state, said = step(state, np.array(action, np.int32), jax.random.key(t + 1))
+        state, said = step(
+            state, np.array(action, np.float32 if env.spec.continuous else np.int32), jax.random.key(t + 1)
+        )
         parts.append(f"== step {t + 1}, actions {action}\n{written(env, state, said)}")
     return "\n\n".join(parts) + "\n"
 

@@ -156,3 +156,47 @@ def test_compiled_and_not_are_the_same():
 def test_golden_playthrough():
     check_golden("matrix", Matrix(game="prisoners_dilemma", rounds=2), [[0, 1], [1, 1]])
     check_golden("matrix_penalty", Matrix(game="penalty"), [[2, 0]])
+
+
+def test_players_remember_each_from_its_own_side():
+    """Two rounds of the prisoner's dilemma: (cooperate, defect), then (defect, defect)."""
+    env = Matrix(game="prisoners_dilemma", rounds=5, memory=2)
+    assert env.spec.obs_shape == (5,)
+    assert env.spec.levels == (1, 3, 3, 3, 3)
+    state, opening = env.reset(key=jax.random.key(0))
+    np.testing.assert_array_equal(opening.obs, [[1, 0, 0, 0, 0]] * 2)
+    for action in ([0, 1], [1, 1]):
+        state, said = env.step(state, jnp.array(action), key=jax.random.key(0))
+    np.testing.assert_allclose(said.obs, [[1, 1, 1, 0.5, 1], [1, 1, 1, 1, 0.5]])
+    np.testing.assert_array_equal(said.state, said.obs[0])
+    check_env(Matrix(game="rock_paper_scissors", rounds=3, memory=3), episodes=1)
+
+
+def test_tit_for_tat_loses_one_round_to_a_defector_and_cooperates_with_itself():
+    env = Matrix(game="prisoners_dilemma", rounds=10, memory=1)
+
+    def tit_for_tat(obs):
+        return int(obs[2] == 1.0)  # what the other did last: (1 + 1) / 2 is defecting
+
+    def paid(first, second):
+        state, said = env.reset(key=jax.random.key(0))
+        total = np.zeros(2)
+        while said.alive.all():
+            action = jnp.array([first(said.obs[0]), second(said.obs[1])])
+            state, said = env.step(state, action, key=jax.random.key(0))
+            total += said.reward
+        return tuple(total)
+
+    assert paid(tit_for_tat, lambda obs: 1) == (9.0, 5.0 + 9.0)
+    assert paid(tit_for_tat, tit_for_tat) == (30.0, 30.0)
+
+
+def test_an_endless_game_is_cut_off_and_not_ended():
+    env = Matrix(game="stag_hunt", rounds=2, endless=True)
+    state, _ = env.reset(key=jax.random.key(0))
+    for k in range(2):
+        state, said = env.step(state, jnp.zeros(2, jnp.int32), key=jax.random.key(0))
+        assert bool(said.truncated) == (k == 1)
+        assert said.alive.all()
+        np.testing.assert_array_equal(said.reward, 4)
+    check_env(env, episodes=1)

@@ -44,11 +44,11 @@ GAMES = {
 
 
 class MatrixState(eqx.Module):
-    """How many rounds have been played, and the last choices."""
+    """How many rounds have been played, and the latest choices."""
 
     time: Int[Array, "*batch"]
-    last: Int[Array, "*batch n"]
-    """-1 before the first round."""
+    last: Int[Array, "*batch k n"]
+    """Of the latest rounds, the last one first; -1 before the first round."""
 
 
 @dataclass(frozen=True)
@@ -58,9 +58,11 @@ class Matrix(Env):
     Action: the row for agent 0, the column for agent 1, the next axis for agent 2, and so on. Where agents have
         unequally many choices, the surplus ones are not available.
     Reward: `payoff[i, a_0, ..., a_n-1]` for agent i.
-    Observation and state: the constant 1. Nothing tells the rounds of a repeated game apart.
+    Observation and state: the constant 1; nothing tells the rounds of a repeated game apart. With `memory` k > 0 there
+        follow the choices of the last k rounds, the latest first, in each round an agent's own first and then the
+        others' in their order: choice a of c as (a + 1) / c, and 0 before the first round. The state has agent 0's order.
     End: after `rounds` rounds everyone dies. That is an end and no cut by the clock: nothing would have followed,
-        so nothing is bootstrapped.
+        so nothing is bootstrapped. With `endless` it is the clock that cuts off a game which would have gone on.
     Teams: agents paid by equal tables are of one team, so a common payoff makes one team of all.
 
     Own payoffs have shape (n, a_0, ..., a_n-1), a common payoff has shape (a_0, ..., a_n-1). A table that fits both
@@ -74,6 +76,8 @@ class Matrix(Env):
     payoff: tuple[Any, ...] = option((), "a table of your own, nested tuples or an array; empty: the named game's")
     penalty: float = option(-100.0, "what miscoordination pays in the game `penalty`", high=0.0)
     rounds: int = option(1, "rounds of an episode", low=1)
+    memory: int = option(0, "rounds that players remember", low=0, high=3)
+    endless: bool = option(False, "whether the game would go on after its last round")
 
     def __post_init__(self):
         # Tuples, because options are compared, hashed and written to the run's record.
@@ -94,17 +98,18 @@ class Matrix(Env):
         return Spec(
             num_agents=len(table),
             num_actions=max(table.shape[1:]),
-            obs_shape=(1,),
-            state_size=1,
+            obs_shape=(1 + self.memory * len(table),),
+            state_size=1 + self.memory * len(table),
             kinds=grouped(table.shape[1:]),
             teams=grouped([nested(own) for own in table]),
             horizon=self.rounds,
-            levels=(1,),
+            # Players with unequally many choices share one scale, that of the most.
+            levels=(1,) + (max(table.shape[1:]) + 1,) * (self.memory * len(table)),
         )
 
     def reset(self, *, key: Key) -> tuple[MatrixState, Step]:
         n = len(self.table)
-        state = MatrixState(time=jnp.zeros((), jnp.int32), last=jnp.full(n, -1, jnp.int32))
+        state = MatrixState(time=jnp.zeros((), jnp.int32), last=jnp.full((max(self.memory, 1), n), -1, jnp.int32))
         return state, self._say(state, jnp.zeros(n))
 
     def step(self, state: MatrixState, action: Int[Array, " n"], *, key: Key) -> tuple[MatrixState, Step]:
@@ -113,13 +118,14 @@ class Matrix(Env):
         for i, choices in enumerate(self.table.shape[1:]):
             chosen = action[i] == jnp.arange(choices)
             pay = jnp.where(chosen.reshape((-1,) + (1,) * (pay.ndim - 2)), pay, 0.0).sum(1)
-        reward = jnp.where(state.time < self.rounds, pay, 0.0)
-        state = MatrixState(time=state.time + 1, last=action.astype(jnp.int32))
+        reward = jnp.where((state.time < self.rounds) | self.endless, pay, 0.0)
+        last = jnp.concatenate([action.astype(jnp.int32)[None], state.last[:-1]])
+        state = MatrixState(time=state.time + 1, last=last)
         return state, self._say(state, reward)
 
     def render(self, state: MatrixState) -> str:
         """The joint actions and what each pays, the last one played marked."""
-        table, last = self.table, tuple(int(a) for a in np.asarray(state.last))
+        table, last = self.table, tuple(int(a) for a in np.asarray(state.last)[0])
         lines = [f"round {int(state.time)} of {self.rounds}"]
         for joint in np.ndindex(table.shape[1:]):
             pays = "  ".join(f"{pay:g}" for pay in table[(slice(None), *joint)])
@@ -128,14 +134,24 @@ class Matrix(Env):
 
     def _say(self, state: MatrixState, reward: Float[Array, " n"]) -> Step:
         spec, choices = self.spec, np.array(self.table.shape[1:])
-        alive = jnp.broadcast_to(state.time < self.rounds, (spec.num_agents,))
+        n = spec.num_agents
+        done = state.time >= self.rounds
+        alive = jnp.broadcast_to(~done | self.endless, (n,))
+        ones = jnp.ones((n, 1))
+        if self.memory:
+            orders = np.array([[i, *(j for j in range(n) if j != i)] for i in range(n)])
+            seen = (state.last + 1) / spec.num_actions
+            obs = jnp.concatenate([ones, seen[:, orders].swapaxes(0, 1).reshape(n, -1)], axis=1)
+        else:
+            obs = ones
         return make_step(
             spec,
-            obs=jnp.ones((spec.num_agents, 1)),
-            state=jnp.ones(1),
+            obs=obs,
+            state=obs[0],
             reward=reward,
             available=jnp.asarray(np.arange(spec.num_actions) < choices[:, None]) | ~alive[:, None],
             alive=alive,
+            truncated=done & self.endless,
         )
 
 

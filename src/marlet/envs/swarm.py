@@ -1,0 +1,145 @@
+"""A swarm of drones covers points of interest, each seeing only what is near."""
+
+from dataclasses import dataclass
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from marlet.envs.base import Env, make_step
+from marlet.envs.drawing import COLOURS, disc
+from marlet.options import option
+from marlet.types import Key, Spec, Step
+
+SPEED = 0.1
+REACH = 0.15
+BODY = 0.05
+
+
+class Airspace(eqx.Module):
+    """Where drones and targets are. The arena's half side grows with the root of the number of drones."""
+
+    position: Float[Array, "n 2"]
+    target: Float[Array, "m 2"]
+    clock: Int[Array, ""]
+
+
+@dataclass(frozen=True)
+class Swarm(Env):
+    """`agents` drones in a plane; together they should keep a drone near each of `targets` points, without colliding.
+
+    The arena is a square of half side L = sqrt(agents / 10), so that drones are as dense whatever their number, and what one
+    observes does not grow with it.
+
+    - **Opening**: drones and targets uniform in the arena.
+    - **Action** `(2,)` in [-1, 1]: the position moves by .1 of it, and stays inside the arena.
+    - **Observation** `(4 + 3 neighbours + 3 seen,)`: own position / L (2), how near each pair of walls is (2), then the nearest
+      `neighbours` drones and the nearest `seen` targets within `sight`, each as relative position (2) and 1; zeros where
+      there is none.
+    - **State** `(2 n + 2 m,)`: positions of drones and targets / L.
+    - **Reward** of each drone: the share of targets with a drone within .15, less `collision` if another drone is within .05
+      of it.
+    - **Cost** of each drone: 1 where another is within .05 of it.
+    - **End**: truncated after `steps` steps; nobody dies.
+    """
+
+    agents: int = option(10, "number of drones", low=2, high=500)
+    targets: int = option(0, "number of points of interest; 0: half as many as drones", low=0)
+    sight: float = option(0.6, "how far a drone sees", low=0.0)
+    neighbours: int = option(4, "drones a drone keeps in view at most", low=1)
+    seen: int = option(4, "targets a drone keeps in view at most", low=1)
+    collision: float = option(0.2, "what a collision costs in reward", low=0.0)
+    steps: int = option(30, "steps of an episode", low=1)
+
+    @property
+    def points(self) -> int:
+        """How many targets there are."""
+        return self.targets or max(1, self.agents // 2)
+
+    @property
+    def half_side(self) -> float:
+        """L: half of the arena's side."""
+        return (self.agents / 10) ** 0.5
+
+    @property
+    def spec(self) -> Spec:
+        return Spec(
+            num_agents=self.agents,
+            num_actions=2,
+            obs_shape=(4 + 3 * self.neighbours + 3 * self.seen,),
+            state_size=2 * (self.agents + self.points),
+            continuous=True,
+            horizon=self.steps,
+        )
+
+    def reset(self, *, key: Key) -> tuple[Airspace, Step]:
+        places = self.half_side * jax.random.uniform(key, (self.agents + self.points, 2), minval=-1.0, maxval=1.0)
+        space = Airspace(places[: self.agents], places[self.agents :], jnp.zeros((), jnp.int32))
+        return space, self._say(space, earns=False)
+
+    def step(self, state: Airspace, action: Float[Array, "n 2"], *, key: Key) -> tuple[Airspace, Step]:
+        moved = state.position + SPEED * jnp.clip(action, -1, 1)
+        space = Airspace(jnp.clip(moved, -self.half_side, self.half_side), state.target, state.clock + 1)
+        return space, self._say(space, earns=True)
+
+    def _say(self, space: Airspace, *, earns: bool) -> Step:
+        n, side = self.agents, self.half_side
+        apart, between = _gaps(space.position, space.position)
+        between = jnp.where(jnp.eye(n, dtype=bool), jnp.inf, between)
+        towards, away = _gaps(space.position, space.target)
+        walls = side - jnp.abs(space.position)
+        obs = jnp.concatenate(
+            [
+                space.position / side,
+                jnp.minimum(walls, self.sight),
+                self._near(apart, between, self.neighbours),
+                self._near(towards, away, self.seen),
+            ],
+            axis=-1,
+        )
+        bumps = 1.0 * (between < BODY).any(-1)
+        covered = (away < REACH).any(0).mean()
+        return make_step(
+            self.spec,
+            obs=obs,
+            state=jnp.concatenate([space.position, space.target]).reshape(-1) / side,
+            reward=covered - self.collision * bumps if earns else None,
+            cost=bumps if earns else None,
+            truncated=space.clock >= self.steps,
+        )
+
+    def _near(
+        self, gap: Float[Array, "n m 2"], distance: Float[Array, "n m"], count: int
+    ) -> Float[Array, "n three_count"]:
+        """The nearest `count` in sight: relative positions and ones, zeros where there is none. One minimum after the
+        other, which for few is quicker than sorting."""
+        distance = jnp.where(distance <= self.sight, distance, jnp.inf)
+        views = []
+        for _ in range(count):
+            nearest = jnp.arange(distance.shape[1]) == jnp.argmin(distance, axis=-1)[:, None]
+            there = jnp.isfinite(distance.min(-1))[:, None]
+            place = jnp.where(nearest[..., None], gap, 0.0).sum(1)
+            views += [jnp.where(there, place, 0.0), 1.0 * there]
+            distance = jnp.where(nearest, jnp.inf, distance)
+        return jnp.concatenate(views, axis=-1)
+
+    def render(self, state: Airspace) -> np.ndarray:
+        """A frame of 360 x 360 pixels: targets with the area from which they are covered, drones as discs."""
+        frame = np.full((360, 360, 3), 248, np.uint8)
+        scale = 360 / (2 * self.half_side + 0.4)
+        at = lambda place: (180 - place[1] * scale, 180 + place[0] * scale)  # noqa: E731
+        for place in np.asarray(state.target):
+            disc(frame, *at(place), REACH * scale, np.array([205, 228, 210]))
+        for i, place in enumerate(np.asarray(state.position)):
+            disc(frame, *at(place), max(BODY / 2 * scale, 2.5), COLOURS[i % len(COLOURS)])
+        return frame
+
+
+def _gaps(
+    position: Float[Array, "n 2"], other: Float[Array, "m 2"]
+) -> tuple[Float[Array, "n m 2"], Float[Array, "n m"]]:
+    """From each position to each other one: the vectors and their lengths."""
+    gap = other[None] - position[:, None]
+    return gap, jnp.sqrt((gap**2).sum(-1))
