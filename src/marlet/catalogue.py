@@ -439,15 +439,21 @@ def _classes() -> dict[tuple[str, str], _Class]:
     }
 
 
+@cache
+def _imports(module: str) -> dict[str, tuple[str, str]]:
+    """The module and name that each imported name stands for."""
+    return {
+        alias.asname or alias.name: (statement.module, alias.name)
+        for statement in _modules()[module].body
+        if isinstance(statement, ast.ImportFrom) and statement.module
+        for alias in statement.names
+    }
+
+
 def _resolved(module: str, node: ast.expr | None) -> tuple[str, str]:
     """The module and name that a name in `module` stands for."""
     name = node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else ""
-    for statement in _modules()[module].body:
-        if isinstance(statement, ast.ImportFrom) and statement.module:
-            for alias in statement.names:
-                if (alias.asname or alias.name) == name:
-                    return statement.module, alias.name
-    return module, name
+    return _imports(module).get(name, (module, name))
 
 
 def _line(found: _Class) -> Iterator[_Class]:
@@ -462,7 +468,8 @@ def _line(found: _Class) -> Iterator[_Class]:
 @cache
 def _final(root: tuple[str, str]) -> dict[str, _Class]:
     """The final classes below `root`, by their own names."""
-    below = {key: found for key, found in _classes().items() if _classes().get(root) in list(_line(found))[1:]}
+    top = _classes().get(root)
+    below = {key: found for key, found in _classes().items() if any(each is top for each in list(_line(found))[1:])}
     bases = {_resolved(found.module, base) for found in below.values() for base in found.node.bases}
     return {name: found for (module, name), found in below.items() if (module, name) not in bases}
 
@@ -510,7 +517,7 @@ def _algorithms() -> dict[str, Entry]:
             if not isinstance(node, ast.FunctionDef) or node.name.startswith("_") or node.args.kwarg is None:
                 continue
             family = _classes().get(_resolved(module, node.returns))
-            if family is not None and _classes()[ALGORITHM] in _line(family):
+            if family is not None and any(each is _classes()[ALGORITHM] for each in _line(family)):
                 options = _options(family)
                 for name, default in _defaults(module, node, family.node.name).items():
                     options[name] = dataclasses.replace(options[name], default=default)
