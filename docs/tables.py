@@ -13,7 +13,8 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from marlet.catalogue import Option, algorithm_entry, algorithm_names, env_entry, env_names, settings
+from marlet.catalogue import algorithm_entry, algorithm_names, env_entry, env_names, settings
+from marlet.sources import Option
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

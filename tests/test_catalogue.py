@@ -9,7 +9,7 @@ import sys
 import pytest
 
 import marlet
-from marlet import catalogue
+from marlet import catalogue, sources
 from marlet.bridges.resolve import Factory
 from marlet.envs.grid import Grid
 from marlet.envs.two_step import TwoStep
@@ -39,7 +39,7 @@ def test_defaults_read_from_the_source_are_the_objects_own(name):
     for option in entry.options.values():
         value = getattr(made, option.name)
         told = catalogue.fitted(name, option, option.name, option.shown_default)
-        assert told == (catalogue.snake(type(value).__name__) if option.parts else value), option.name
+        assert told == (sources.snake(type(value).__name__) if option.parts else value), option.name
 
 
 @pytest.mark.parametrize("name", ENVS)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import marlet
-from marlet import catalogue, cli
+from marlet import catalogue, cli, sources
 from marlet.errors import CheckpointFault, MarletError
 from marlet.runs.directory import Run
 from marlet.runs.progress import ProgressLine, short
@@ -143,7 +143,7 @@ def test_training_takes_what_the_command_offers():
     offered = {name: option for name, option in cli.TRAIN.items() if name != "resume"}
     parameters = {name: p for name, p in inspect.signature(door.train).parameters.items() if p.kind == p.KEYWORD_ONLY}
     assert set(offered) == set(parameters)
-    assert {name: catalogue.literal(option.default) for name, option in offered.items()} == {
+    assert {name: sources.literal(option.default) for name, option in offered.items()} == {
         name: parameter.default for name, parameter in parameters.items()
     }
 

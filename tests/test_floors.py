@@ -13,6 +13,7 @@ FLOORS = [
     {"algorithms"},
     {"engine"},
     {"runs"},
+    {"sources"},
     {"catalogue", "testing"},
     {"door"},
     {"cli", "__init__"},

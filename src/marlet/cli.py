@@ -16,20 +16,18 @@ from pathlib import Path
 from typing import Any
 
 from marlet.catalogue import (
-    Entry,
-    Option,
     algorithm_entry,
     algorithm_names,
     checked,
     env_entry,
     env_names,
     is_foreign,
-    literal,
     make_algorithm,
     make_env,
     settings,
 )
 from marlet.errors import MarletError, nearest
+from marlet.sources import Entry, Option, literal
 
 WIDTH = 100
 Given = dict[str, str]
