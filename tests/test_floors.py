@@ -7,7 +7,7 @@ import pytest
 
 SOURCE = Path(__file__).parent.parent / "src" / "marlet"
 FLOORS = [
-    {"types", "errors", "options"},
+    {"types", "keys", "errors", "options"},
     {"equations"},
     {"parts", "envs", "bridges"},
     {"algorithms"},
