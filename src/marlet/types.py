@@ -42,6 +42,8 @@ class Spec:
     """One name an agent; `agent_0`, `agent_1`, ... when left out."""
     horizon: int | None = None
     """Steps after which an episode ends at the latest; None where only deaths end it."""
+    mortal: bool = True
+    """Whether an agent may die. Where none can, every episode lasts exactly `horizon` steps, which saves much work."""
     levels: tuple[int, ...] = ()
     """How many values each observed feature can take, where that is few: feature k is one of
     `0, 1/(levels[k]-1), ..., 1`. Tables are indexed by it. Empty where observations cannot be counted."""
@@ -51,6 +53,14 @@ class Spec:
         object.__setattr__(self, "kinds", tuple(self.kinds) or (0,) * n)
         object.__setattr__(self, "teams", tuple(self.teams) or (0,) * n)
         object.__setattr__(self, "names", tuple(self.names) or tuple(f"agent_{i}" for i in range(n)))
+
+    def cuts(self, length: int) -> int:
+        """How often the clock can cut one environment's episodes off in so many steps."""
+        return length if self.mortal or self.horizon is None else -(-length // self.horizon)
+
+    def aligned(self, length: int) -> bool:
+        """Whether episodes that open together end only where a rollout of this length does."""
+        return not self.mortal and self.horizon is not None and self.horizon % length == 0
 
 
 class Step(eqx.Module):
@@ -95,6 +105,14 @@ class Rollout(eqx.Module):
     """Every array leads with `T B`."""
     memory: Memory
     """The agents' memories before the first of these transitions; every array leads with `B`."""
+    axis: str | None = eqx.field(static=True, default=None)
+    """The axis of devices that share the run's environments, these being one device's; None where one has them all."""
+
+    @property
+    def steps(self) -> int:
+        """Environment steps, on all devices."""
+        steps, batch = self.transitions.first.shape
+        return steps * batch * (1 if self.axis is None else jax.lax.axis_size(self.axis))
 
 
 def where(condition: Bool[Array, "*batch"], yes: PyTree, no: PyTree) -> PyTree:

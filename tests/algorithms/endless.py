@@ -10,11 +10,15 @@ from marlet.types import Spec
 
 @dataclass(frozen=True)
 class Endless(Env):
-    """Reward 1 for ever, cut off by a clock of 10 that is told apart from a death, or not."""
+    """Reward 1 for ever, cut off by a clock of 10 that is told apart from a death, or not. That nobody can die may be
+    `known` beforehand: then rollouts and replays keep the final steps alone."""
 
     deadly: bool = False
+    known: bool = False
 
-    spec = Spec(num_agents=2, num_actions=2, obs_shape=(1,), state_size=1, horizon=10)
+    @property
+    def spec(self):
+        return Spec(num_agents=2, num_actions=2, obs_shape=(1,), state_size=1, horizon=10, mortal=not self.known)
 
     def reset(self, *, key):
         return jnp.zeros((), jnp.int32), make_step(self.spec, obs=jnp.ones((2, 1)), state=jnp.ones(1))

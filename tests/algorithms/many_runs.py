@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from marlet.engine.rollout import Tally, opening, rollout
+from marlet.parts.experience import Experience, cuts_of, seen_in
 from marlet.types import Rollout, Spec, Step, Transition
 
 
@@ -28,7 +29,7 @@ def train(env, algorithm, steps, runs, *, key, options=None):
         def iteration(carry, key):
             learned, world = carry
             play_key, learn_key = jax.random.split(key)
-            tally = Tally.empty(env.spec.num_agents)
+            tally = Tally.empty(rule.envs, env.spec.num_agents)
             world, _, played = rollout(env, rule, learned, world, tally, rule.length, key=play_key)
             learned, _ = rule.update(learned, played, key=learn_key)
             return (learned, world), None
@@ -45,9 +46,9 @@ def score(env, algorithm, learned, *, envs=1, steps=1, key, greedy=True):
     def run(learned, key):
         open_key, play_key = jax.random.split(key)
         world = opening(env, algorithm, learned, envs, key=open_key)
-        tally = Tally.empty(env.spec.num_agents)
+        tally = Tally.empty(envs, env.spec.num_agents)
         _, tally, _ = rollout(env, algorithm, learned, world, tally, steps, key=play_key, greedy=greedy)
-        return tally.score.mean() / jnp.maximum(tally.episodes, 1)
+        return tally.score.mean(-1).sum() / jnp.maximum(tally.episodes.sum(), 1)
 
     runs = jax.tree.leaves(learned)[0].shape[0]
     return jax.vmap(run)(learned, jax.random.split(key, runs))
@@ -88,6 +89,46 @@ def said(obs, *, actions, reward=0.0, available=None, alive=True, truncated=Fals
         alive=fill(alive, (*batch, n), bool),
         truncated=fill(truncated, batch, bool),
         cost=jnp.zeros((*batch, n)),
+    )
+
+
+@partial(jax.jit, static_argnames=("spec", "steps", "count", "memory", "ends"))
+def imagined(spec, steps, count, *, memory=0, ends=0.0, key):
+    """A rollout of random numbers from -1 to 1. With the chance `ends` an agent is dead, an action but the first may not
+    be taken, or an episode begins or is cut off: whatever a step says, the next one does not depend on it."""
+    keys = iter(jax.random.split(key, 13))
+    n, a = spec.num_agents, spec.num_actions
+    numbers = lambda *axes: jax.random.normal(next(keys), (steps, count, *axes)).clip(-1, 1)  # noqa: E731
+    happens = lambda chance, *axes: jax.random.bernoulli(next(keys), chance, (steps, count, *axes))  # noqa: E731
+
+    def step():
+        return Step(
+            obs=numbers(n, *spec.obs_shape),
+            state=numbers(spec.state_size),
+            available=happens(1 - ends, n, a).at[..., 0].set(True),
+            reward=numbers(n),
+            alive=happens(1 - ends, n),
+            truncated=happens(ends),
+            cost=jnp.zeros((steps, count, n)),
+        )
+
+    action = numbers(n, a) if spec.continuous else jax.random.randint(key, (steps, count, n), 0, a)
+    transitions = Transition(now=step(), action=action, next=step(), first=happens(ends), extra=())
+    return Rollout(transitions=transitions, memory=jax.random.normal(jax.random.fold_in(key, 1), (count, n, memory)))
+
+
+def experience_of(rollout, spec):
+    """All of a rollout in its order, as a replay gives it back."""
+    t = rollout.transitions
+    return Experience(
+        seen=jax.tree.map(lambda now, next: jnp.concatenate([now, next[-1:]]), seen_in(t.now), seen_in(t.next)),
+        alive=t.now.alive,
+        action=t.action,
+        reward=t.next.reward,
+        next_alive=t.next.alive,
+        first=jnp.pad(t.first, ((0, 1), (0, 0))),
+        memory=rollout.memory,
+        cuts=cuts_of(t, spec),
     )
 
 

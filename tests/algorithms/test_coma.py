@@ -25,7 +25,7 @@ def play(env, algorithm, learned, steps, *, key):
     """A rollout that begins three steps into an episode."""
     first_key, warm_key, play_key = jax.random.split(key, 3)
     world = opening(env, algorithm, learned, algorithm.envs, key=first_key)
-    tally = Tally.empty(env.spec.num_agents)
+    tally = Tally.empty(algorithm.envs, env.spec.num_agents)
     world, tally, _ = rollout(env, algorithm, learned, world, tally, 3, key=warm_key)
     return rollout(env, algorithm, learned, world, tally, steps, key=play_key)[2]
 
@@ -172,7 +172,7 @@ def test_replaying_a_rollout_reproduces_the_memories_of_acting(sharing):
         learned = algorithm.init(env.spec, key=jax.random.key(0))
         world = opening(env, algorithm, learned, 3, key=jax.random.key(1))
         run = partial(rollout, env, algorithm, learned)
-        world, tally, _ = run(world, Tally.empty(2), 4, key=jax.random.key(2))
+        world, tally, _ = run(world, Tally.empty(3, 2), 4, key=jax.random.key(2))
         after, _, played = run(world, tally, 9, key=jax.random.key(3))
         t = played.transitions
         replayed, _ = learned.actor.unroll(played.memory, t.now.obs, t.first)

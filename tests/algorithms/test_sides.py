@@ -46,7 +46,7 @@ def played(algorithm, env, steps, *, key=0):
     def made():
         learned = algorithm.init(env.spec, key=jax.random.key(key))
         world = opening(env, algorithm, learned, algorithm.envs, key=jax.random.key(key + 1))
-        tally = Tally.empty(env.spec.num_agents)
+        tally = Tally.empty(algorithm.envs, env.spec.num_agents)
         return learned, rollout(env, algorithm, learned, world, tally, steps, key=jax.random.key(key + 2))[2]
 
     return made()

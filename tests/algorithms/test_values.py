@@ -9,14 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from endless import Endless
-from many_runs import train
+from many_runs import experience_of, imagined, train
 
 from marlet.algorithms.values import iql, qmix, vdn
 from marlet.engine.rollout import Tally, opening, rollout
 from marlet.envs.matrix import Matrix
 from marlet.envs.two_step import TwoStep
 from marlet.errors import MarletError
-from marlet.parts.experience import example_of
 from marlet.types import Spec
 
 SMALL = dict(hidden=(32,), warmup=0, learning_rate=5e-3, learning_rate_end=5e-4, target_rate=0.05, sees_index=True)
@@ -87,7 +86,7 @@ def test_the_two_step_game_under_uniform_data(two_step, make, payoff):
     @jax.vmap
     def play(learned):
         world = opening(env, algorithm, learned, 1, key=jax.random.key(0))
-        _, tally, _ = rollout(env, algorithm, learned, world, Tally.empty(2), 2, key=jax.random.key(0), greedy=True)
+        _, tally, _ = rollout(env, algorithm, learned, world, Tally.empty(1, 2), 2, key=jax.random.key(0), greedy=True)
         return tally.score.mean()
 
     assert np.median(play(learned)) == payoff
@@ -110,12 +109,14 @@ def test_values_of_the_two_step_game(two_step):
 # --- the end of an episode -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("make", "length", "n_step"), [(iql, 10, 1), (vdn, 4, 3), (qmix, 4, 1)])
-def test_the_endless_game_is_worth_ten(make, length, n_step):
+@pytest.mark.parametrize(
+    ("make", "known", "length", "n_step"), [(iql, True, 10, 1), (vdn, True, 4, 3), (qmix, False, 4, 1)]
+)
+def test_the_endless_game_is_worth_ten(make, known, length, n_step):
     # The clock cannot be seen, so a learner that takes it for a death fits the mean of what is left over the clock:
     # (1 - .9^k) / .1 averaged over k = 1..10, and less than the 6.5132 of the episode's beginning.
     options = SMALL | dict(discount=0.9, envs=8, batch=16, capacity=800, length=length, n_step=n_step, updates=4)
-    env, deadly = Endless(), Endless(deadly=True)
+    env, deadly = Endless(known=known), Endless(deadly=True)
     _, step = env.reset(key=jax.random.key(0))
 
     def value(env):
@@ -130,23 +131,24 @@ def test_the_endless_game_is_worth_ten(make, length, n_step):
     assert value(deadly) < 7.0
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2))
 def experience(algorithm, spec, count, *, key):
     """Random sequences, with ends inside."""
-    shapes = example_of(spec, algorithm.length, algorithm.memory)
-    leaves, tree = jax.tree.flatten(shapes)
-    keys = jax.random.split(key, len(leaves))
+    return experience_of(imagined(spec, algorithm.length, count, memory=algorithm.memory, ends=0.3, key=key), spec)
 
-    def draw(shape, key):
-        axes = (count, *shape.shape)
-        if shape.dtype == jnp.bool_:
-            return jax.random.bernoulli(key, 0.7, axes)
-        if shape.dtype == jnp.int32:
-            return jax.random.randint(key, axes, 0, spec.num_actions)
-        return jax.random.normal(key, axes)
 
-    drawn = jax.tree.unflatten(tree, [draw(s, k) for s, k in zip(leaves, keys, strict=True)])
-    return dataclasses.replace(drawn, next_available=drawn.next_available.at[..., 0].set(True))
+def seen_otherwise(e, *, obs=lambda obs: obs, available=lambda available: available, since=0):
+    """The same sequences, where what is seen from the step `since` on is another, that of final steps included."""
+
+    def other(seen, begin):
+        return dataclasses.replace(
+            seen,
+            obs=seen.obs.at[begin:].set(obs(seen.obs[begin:])),
+            available=seen.available.at[begin:].set(available(seen.available[begin:])),
+        )
+
+    assert e.cuts.at.shape[0] == e.alive.shape[0]  # a place for each step
+    cuts = dataclasses.replace(e.cuts, seen=other(e.cuts.seen, max(0, since - 1)))
+    return dataclasses.replace(e, seen=other(e.seen, since), cuts=cuts)
 
 
 @partial(jax.jit, static_argnums=(0, 1))
@@ -161,13 +163,13 @@ def test_the_dead_are_not_trained_on_and_illegal_next_actions_do_not_count(make,
     spec = Spec(num_agents=n, num_actions=3, obs_shape=(4,), state_size=6)
     algorithm = make(length=7, memory=0, hidden=(8,))
     e = experience(algorithm, spec, 3, key=jax.random.key(n))
-    e = dataclasses.replace(e, alive=e.alive.at[:, 2:].set(False), next_alive=e.next_alive.at[:, 1:].set(False))
+    e = dataclasses.replace(e, alive=e.alive.at[2:].set(False), next_alive=e.next_alive.at[1:].set(False))
     base = loss_of(algorithm, spec, e)
-    later = dataclasses.replace(
-        e, reward=e.reward.at[:, 2:].add(9.0), obs=e.obs.at[:, 2:].add(9.0), next_obs=e.next_obs.at[:, 1:].add(9.0)
-    )
+    later = seen_otherwise(e, obs=lambda obs: obs + 9.0, since=2)
+    later = dataclasses.replace(later, reward=e.reward.at[2:].add(9.0))
     np.testing.assert_array_equal(base, loss_of(algorithm, spec, later))
-    assert base != loss_of(algorithm, spec, dataclasses.replace(e, reward=e.reward.at[:, 0].add(9.0)))
+    assert base != loss_of(algorithm, spec, dataclasses.replace(e, reward=e.reward.at[0].add(9.0)))
+    assert base != loss_of(algorithm, spec, seen_otherwise(e, obs=lambda obs: obs + 9.0, since=1))
 
 
 @pytest.mark.parametrize("double", [False, True])
@@ -180,13 +182,13 @@ def test_the_next_action_is_the_best_legal_one(double):
     bias = lambda w, values: eqx.tree_at(lambda w: w.team.copies.last.bias, w, jnp.array([values]))  # noqa: E731
     online, target = bias(flat, [30.0, 20.0, 10.0]), bias(flat, [1.0, 2.0, 3.0])
     e = experience(algorithm, spec, 1, key=jax.random.key(0))
+    legal = lambda available: jnp.broadcast_to(jnp.array([False, True, True]), available.shape)  # noqa: E731
     e = dataclasses.replace(
-        e,
+        seen_otherwise(e, available=legal, since=1),
         action=jnp.zeros_like(e.action),
         reward=jnp.zeros_like(e.reward),
         alive=jnp.ones_like(e.alive),
         next_alive=jnp.ones_like(e.next_alive),
-        next_available=jnp.broadcast_to(jnp.array([False, True, True]), e.next_available.shape),
     )
     loss, _ = algorithm._loss(online, target, e)
     next_value = 2.0 if double else 3.0  # of the legal ones, the online network likes action 1, the target action 2
@@ -201,7 +203,7 @@ def test_replaying_a_rollout_reproduces_what_was_seen_when_acting(sharing):
     env, algorithm = Endless(), vdn(memory=6, hidden=(8,), envs=3, length=7, sharing=sharing)
     learned = algorithm.init(env.spec, key=jax.random.key(0))
     world = opening(env, algorithm, learned, 3, key=jax.random.key(1))
-    play = jax.jit(lambda w, k: rollout(env, algorithm, learned, w, Tally.empty(2), 7, key=k))
+    play = jax.jit(lambda w, k: rollout(env, algorithm, learned, w, Tally.empty(3, 2), 7, key=k))
     world, _, _ = play(world, jax.random.key(2))
     after, _, played = play(world, jax.random.key(3))  # begins inside an episode and has an end inside
     t = played.transitions
@@ -220,8 +222,8 @@ def test_everything_is_trained_and_targets_follow(make):
     algorithm = make(length=4, hidden=(8,), target_rate=0.5, target_period=2, warmup=0, envs=2)
     learned = algorithm.init(spec, key=jax.random.key(0))
     parts = (learned.online, learned.target, learned.optimiser, learned.updates)
-    replay = learned.replay.add(experience(algorithm, spec, 2, key=jax.random.key(1)))
-    improve = jax.jit(lambda parts, key: algorithm._improve(parts, replay, jnp.float32(0.01), key=key)[0])
+    replay = learned.replay.add(imagined(spec, 4, 2, ends=0.3, key=jax.random.key(1)), spec)
+    improve = jax.jit(lambda parts, key: algorithm._improve(parts, replay, jnp.float32(0.01), None, key=key)[0])
     once = improve(parts, jax.random.key(2))
     moved = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), once[0], learned.online)
     assert all(change > 0 for change in jax.tree.leaves(moved))
@@ -238,7 +240,7 @@ def test_learning_rates_can_be_mapped_over():
         algorithm = qmix(**(GAME | dict(learning_rate=rate, learning_rate_end=rate)))
         learned = algorithm.init(env.spec, key=jax.random.key(0))
         world = opening(env, algorithm, learned, 32, key=jax.random.key(1))
-        _, _, played = rollout(env, algorithm, learned, world, Tally.empty(2), 1, key=jax.random.key(2))
+        _, _, played = rollout(env, algorithm, learned, world, Tally.empty(32, 2), 1, key=jax.random.key(2))
         return algorithm.update(learned, played, key=jax.random.key(3))[0].online.team.copies.last.weight
 
     many = jax.jit(jax.vmap(run))(jnp.array([0.0, 1e-3, 1e-2]))

@@ -1,4 +1,4 @@
-"""Seeds on devices: any number on any number, and what is saved on one is loaded on another."""
+"""Seeds on devices: any number on any number, one seed shared by several, and what is saved on one is loaded on another."""
 
 import subprocess
 import sys
@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-PROGRAM = """
+SMALL = {"envs": 4, "length": 5, "hidden": (8,), "capacity": 100, "warmup": 40, "batch": 8, "epsilon_steps": 40}
+
+PROGRAM = f"""
 import sys
 import jax
 jax.config.update("jax_num_cpu_devices", int(sys.argv[1]))
@@ -17,45 +19,116 @@ import marlet
 from marlet.engine.train import Training
 from marlet.runs import checkpoint
 
-folder, small = sys.argv[2], {small}
+small = {SMALL}
+folder = sys.argv[2]
 assert len(jax.devices()) == int(sys.argv[1])
-for seeds in (1, 2, 3, 5):
-    deep = seeds == 3
-    training = Training(marlet.TwoStep(), marlet.vdn(**small) if deep else marlet.tabular_iql(envs=2), seeds=seeds, seed=7)
-    axis = training._axis
-    assert axis.turns * axis.together * axis.devices >= seeds
+for seeds, deep in ((1, False), (2, False), (3, True), (5, False), (1, True)):
+    name = f"{{seeds}}-deep" if deep else f"{{seeds}}"
+    algorithm = marlet.vdn(**small) if deep else marlet.tabular_iql(envs=2)
+    training = Training(marlet.TwoStep(), algorithm, seeds=seeds, seed=7)
+    place = training._placement
+    assert place.turns * place.together * place.devices >= seeds
+    assert place.shares == (2 if name == "1-deep" and sys.argv[1] == "2" else 1)
     training.start()
     training.advance(4)
-    save_file(checkpoint.named(training.snapshot()), f"{{folder}}/{{sys.argv[1]}}-{{seeds}}-half")
+    save_file(checkpoint.named(training.snapshot()), f"{{folder}}/{{sys.argv[1]}}-{{name}}-half")
     training.advance(4)
     assert len(training.collect()) == len(training.seeds) == training.evaluate(3).score.shape[0] == seeds
-    save_file(checkpoint.named(training.snapshot()), f"{{folder}}/{{sys.argv[1]}}-{{seeds}}")
+    save_file(checkpoint.named(training.snapshot()), f"{{folder}}/{{sys.argv[1]}}-{{name}}")
     if sys.argv[1] == "2":
-        other = load_file(f"{{folder}}/1-{{seeds}}-half")
+        other = load_file(f"{{folder}}/1-{{name}}-half")
         training.restore(checkpoint.fit(other, training.saved_shapes, where="here"))
         back = checkpoint.named(training.snapshot())
         assert all(np.array_equal(back[name], other[name]) for name in other)
         training.advance(4)
         training.collect()
-        save_file(checkpoint.named(training.snapshot()), f"{{folder}}/restored-{{seeds}}")
+        save_file(checkpoint.named(training.snapshot()), f"{{folder}}/restored-{{name}}")
+
+if sys.argv[1] == "2":  # the last one's environments are shared by both
+    def on_each(leaf):
+        return [np.asarray(shard.data) for shard in leaf.addressable_shards]
+    now = training.progress[0]
+    for leaf in jax.tree.leaves((now.learned.online, now.learned.target, now.learned.optimiser, now.sums)):
+        one, two = on_each(leaf)
+        assert one.shape == leaf.shape and np.array_equal(one, two)
+    one, two = on_each(now.learned.replay.deeds.action)
+    assert one.shape == two.shape == (1, *one.shape[1:2], 2, 2) and not np.array_equal(one, two)
+    assert now.learned.updates == 7 and now.learned.steps == 8 * 4 * 5
+    assert training.evaluate(3).score.shape == (1, 3, 2)
 """
-SMALL = {"envs": 4, "length": 5, "hidden": (8,), "capacity": 100, "warmup": 40, "batch": 8, "epsilon_steps": 40}
+
+SHARED = """
+import jax
+jax.config.update("jax_num_cpu_devices", 2)
+import jax.numpy as jnp
+import marlet
+from functools import partial
+from jax.sharding import AxisType, PartitionSpec as P
+from marlet.engine.rollout import Tally, opening, rollout
+from marlet.parts.shards import averaged
+from marlet.types import Rollout
+
+env, key = marlet.Spread(agents=2, steps=4), jax.random.key(0)
+mesh = jax.make_mesh((2,), ("shares",), axis_types=(AxisType.Auto,))
+actors = marlet.ippo(envs=4, length=3, hidden=(8,), epochs=1, minibatches=1)
+values = marlet.vdn(envs=4, length=3, hidden=(8,))
+
+@jax.jit
+def begun():
+    learned = actors.init(env.spec, key=key), values.init(env.spec, key=key)
+    world = opening(env, actors, learned[0], 4, key=key)
+    run = jax.jit(lambda world: rollout(env, actors, learned[0], world, Tally.empty(4, 2), 3, key=key))
+    whole = Rollout(run(run(world)[0])[2].transitions, values.blank(learned[1], 4))
+    return learned, whole, learned[1].replay.add(whole, env.spec).sample(8, key=key)
+
+learned, whole, experience = begun()
+assert whole.transitions.next.truncated.any() and (experience.cuts.at < 3).any()
+
+def distance(halves, whole):
+    return max(jax.tree.leaves(jax.tree.map(lambda a, b: float(abs(a - b).max()), halves, whole)))
+
+def check(function, learned, parted, axes):
+    '''On two devices, each with a half along `axes`, it does what it does on one with the whole.'''
+    specs = jax.tree.map(lambda axis: P(*(None,) * axis, "shares"), axes)
+    one = lambda learned, part: jax.tree.map(lambda leaf: leaf[None], function(learned, part, "shares"))
+    shared = jax.shard_map(one, mesh=mesh, in_specs=(P(), specs), out_specs=P("shares"), check_vma=False)
+    shared, expected = jax.jit(shared), jax.jit(partial(function, axis=None))(learned, parted)
+    assert distance(shared(learned, parted), expected) < 1e-5
+    half = lambda leaf, axis: jnp.concatenate([jnp.split(leaf, 2, axis)[0]] * 2, axis)
+    moved = distance(shared(learned, jax.tree.map(half, parted, axes)), expected)
+    assert moved > 1e-3, moved  # the control: a half alone teaches something else
+
+def update(learned, part, axis):
+    transitions, memory = part
+    after, metrics = actors.update(learned, Rollout(transitions, (memory, memory), axis), key=key)
+    return (after.actor, after.critic, after.statistics, after.steps, after.actor_optimiser), metrics
+
+def gradient(learned, experience, axis):
+    return averaged(jax.grad(values._loss, has_aux=True)(learned.online, learned.target, experience), axis)
+
+check(update, learned[0], (whole.transitions, whole.memory), (jax.tree.map(lambda _: 1, whole.transitions), 0))
+check(gradient, learned[1], experience, type(experience)(**(vars(jax.tree.map(lambda _: 1, experience)) | {"memory": 0})))
+"""
+
+
+def ran(*argv):
+    done = subprocess.run([sys.executable, "-c", *argv], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("devices")
     for devices in ("1", "2"):
-        argv = [sys.executable, "-c", PROGRAM.format(small=SMALL), devices, str(folder)]
-        done = subprocess.run(argv, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
+        ran(PROGRAM, devices, str(folder))
     return folder
 
 
 @pytest.mark.parametrize("seeds", [1, 2, 3, 5])
 def test_a_seed_learns_the_same_wherever_it_is(folder, seeds):
-    one, two = load_file(folder / f"1-{seeds}"), load_file(folder / f"2-{seeds}")
-    restored = load_file(folder / f"restored-{seeds}")
+    name = "3-deep" if seeds == 3 else f"{seeds}"
+    one, two = load_file(folder / f"1-{name}"), load_file(folder / f"2-{name}")
+    restored = load_file(folder / f"restored-{name}")
     assert one.keys() == two.keys()
     for name in one:
         assert one[name].shape[0] == seeds
@@ -63,3 +136,16 @@ def test_a_seed_learns_the_same_wherever_it_is(folder, seeds):
         np.testing.assert_allclose(one[name], restored[name], rtol=1e-3, atol=1e-4, err_msg=name)
     for s in range(1, seeds):  # the control: seeds differ
         assert any(not np.allclose(one[name][0], one[name][s]) for name in one if name.startswith(".learned"))
+
+
+def test_a_seed_that_is_shared_is_saved_as_one_that_is_not(folder):
+    one, two, restored = (load_file(folder / name) for name in ("1-1-deep", "2-1-deep", "restored-1-deep"))
+    for other in (two, restored):
+        assert {name: leaf.shape for name, leaf in one.items()} == {name: leaf.shape for name, leaf in other.items()}
+        assert all(np.isfinite(leaf).all() for leaf in other.values() if leaf.dtype.kind == "f")
+        for name in (".iteration", ".learned.updates", ".learned.steps"):
+            np.testing.assert_array_equal(one[name], other[name])
+
+
+def test_two_devices_learn_from_their_halves_what_one_learns_from_the_whole():
+    ran(SHARED)

@@ -20,15 +20,18 @@ class Ledger(Env):
     """Observes (tag of the episode, clock, sum of all actions so far + agent); earns the clock times agent + 1.
 
     Episodes with an even tag are cut off by the clock, others end by death; they last from 1 to `longest` steps, as the
-    tag says; with `longest` 0 they never end. An agent that plays POISON breaks what `poisoned` names, from then on.
+    tag says; with `longest` 0 they never end. With a `horizon` nobody dies and all last that long. An agent that plays
+    POISON breaks what `poisoned` names, from then on.
     """
 
     longest: int = option(5, "steps", low=0)
+    horizon: int = option(0, "steps", low=0)
     poisoned: str = option("", "what breaks", choices=("", "reward", "obs", "mask"))
 
     @property
     def spec(self):
-        return Spec(num_agents=3, num_actions=4, obs_shape=(3,), state_size=1)
+        ends = {"horizon": self.horizon, "mortal": False} if self.horizon else {}
+        return Spec(num_agents=3, num_actions=4, obs_shape=(3,), state_size=1, **ends)
 
     def reset(self, *, key):
         TRACES.append("reset")
@@ -46,7 +49,8 @@ class Ledger(Env):
         tag, clock, total = state
         poison = poison & (self.poisoned != "")
         index = jnp.arange(3)
-        over = (clock == 1 + tag % self.longest) if self.longest else jnp.zeros((), bool)
+        over = clock == self.steps_of(tag)
+        dies = over & (tag % 2 == 1) & (not self.horizon)
         obs = jnp.stack([jnp.broadcast_to(tag, 3), jnp.broadcast_to(clock, 3), total + index], -1).astype(jnp.float32)
         reward = clock * (index + 1.0) * earns
         nan = jnp.where(poison, jnp.nan, 0.0)
@@ -56,9 +60,15 @@ class Ledger(Env):
             state=jnp.ones(1),
             reward=reward + (nan if self.poisoned == "reward" else 0),
             available=~poison[:, None] & jnp.ones(4, bool) if self.poisoned == "mask" else None,
-            alive=jnp.broadcast_to(~(over & (tag % 2 == 1)), 3),
-            truncated=over & (tag % 2 == 0),
+            alive=jnp.broadcast_to(~dies, 3),
+            truncated=over & ~dies,
         )
+
+    def steps_of(self, tag):
+        """How long the episode lasts."""
+        if self.horizon:
+            return self.horizon
+        return 1 + tag % self.longest if self.longest else -1
 
 
 @dataclass(frozen=True)

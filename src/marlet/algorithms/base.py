@@ -50,6 +50,10 @@ class Algorithm(ABC):
     def update(self, learned: Learned, rollout: Rollout, *, key: Key) -> tuple[Learned, Metrics]:
         """Learn from T steps of B environments. Metrics are scalars, means over what was learned from."""
 
+    def shared_by(self, devices: int) -> bool:
+        """Whether `update` can learn from rollouts that so many devices share, by averaging over `rollout.axis`."""
+        return devices == 1
+
     def tables(self, learned: Learned) -> Float[Array, "tables entries a"] | None:
         """The action values entry by entry, where they are kept in tables: they can be drawn. None elsewhere."""
         return None

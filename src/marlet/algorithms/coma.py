@@ -145,10 +145,10 @@ class CounterfactualActors(Algorithm):
             target=self._targets(learned, rollout, memories, key=draw_key),
             counts=jnp.broadcast_to(t.now.alive.any(-1, keepdims=True), t.now.alive.shape),
         )
-        critic, critic_optimiser, critic_metrics = descend(
+        (critic,), (critic_optimiser,), critic_metrics = descend(
             _critic_loss,
-            learned.critic,
-            learned.critic_optimiser,
+            (learned.critic,),
+            (learned.critic_optimiser,),
             as_single_steps(verdicts),
             max_gradient=self.max_gradient,
             learning_rate=self.critic_rate * learning_rate,
@@ -169,10 +169,10 @@ class CounterfactualActors(Algorithm):
             memory=rollout.memory[None],
         )
         weight = linear(done, self.entropy, self.entropy_end, self.entropy_steps)
-        actor, actor_optimiser, actor_metrics = descend(
-            lambda actor, lessons, key: _actor_loss(weight, actor, lessons),
-            learned.actor,
-            learned.actor_optimiser,
+        (actor,), (actor_optimiser,), actor_metrics = descend(
+            lambda actors, lessons, key: _actor_loss(weight, actors[0], lessons),
+            (learned.actor,),
+            (learned.actor_optimiser,),
             lessons,
             max_gradient=self.max_gradient,
             learning_rate=learning_rate,
@@ -231,7 +231,8 @@ def counterfactual(
     return chosen(values, action) - (jnp.exp(log_chance) * values).sum(-1)
 
 
-def _critic_loss(critic: Team, verdicts: Verdicts, key: Key) -> tuple[Float[Array, ""], Metrics]:
+def _critic_loss(critics: tuple[Team], verdicts: Verdicts, key: Key) -> tuple[Float[Array, ""], Metrics]:
+    (critic,) = critics
     value = chosen(values_of(critic, verdicts.seen), verdicts.action)
     loss = mean_of((value - verdicts.target) ** 2, verdicts.counts)
     return loss, {"loss": loss, "value": mean_of(value, verdicts.counts)}

@@ -13,11 +13,12 @@ from marlet.equations.distributions import draw_choice, log_chances, straight_th
 from marlet.equations.schedules import linear
 from marlet.options import changed, option
 from marlet.parts.descent import mean_of, optimiser
-from marlet.parts.experience import Experience, example_of, experience_of, in_time, rows_for
+from marlet.parts.experience import Experience, at_cuts, following
 from marlet.parts.heads import Action, Squashed
 from marlet.parts.mixers import Apart, Mixer, Monotonic
 from marlet.parts.nets import Team, soft_update, uses_of
 from marlet.parts.replay import Replay
+from marlet.parts.shards import apart, averaged, own_share
 from marlet.types import Key, Memory, Metrics, Rollout, Spec, Step
 
 GUMBEL = 1.0
@@ -126,13 +127,14 @@ class ActorCritic(Algorithm):
             log_temperature=jnp.log(jnp.float32(0.1)),
             actor_optimiser=optimiser(self.max_gradient).init(actor),
             critic_optimiser=optimiser(self.max_gradient).init(critics),
-            replay=Replay.empty(
-                example_of(spec, self.length, self.memory), rows_for(self.capacity, self.length, self.envs)
-            ),
+            replay=Replay.empty(spec, length=self.length, memory=self.memory, envs=self.envs, capacity=self.capacity),
             steps=jnp.zeros((), jnp.int32),
             updates=jnp.zeros((), jnp.int32),
             spec=spec,
         )
+
+    def shared_by(self, devices: int) -> bool:
+        return self.envs % devices == 0 and self.batch % devices == 0
 
     def blank(self, learned: Learned, batch: int) -> Memory:
         return learned.online.actor.blank(batch)
@@ -156,36 +158,36 @@ class ActorCritic(Algorithm):
         return memory, action, ()
 
     def update(self, learned: Learned, rollout: Rollout, *, key: Key) -> tuple[Learned, Metrics]:
-        steps, batch = rollout.transitions.first.shape
-        learned = replace(
-            learned, replay=learned.replay.add(experience_of(rollout)), steps=learned.steps + steps * batch
-        )
-        replay = learned.replay
+        replay = learned.replay.add(rollout, learned.spec)
+        steps = learned.steps + rollout.steps
 
         def improve(parts: Learned):
             keys = jax.random.split(key, self.updates)
-            return jax.lax.scan(lambda parts, key: self._improve(parts, replay, key=key), parts, keys)
+            return jax.lax.scan(lambda parts, key: self._improve(parts, replay, rollout.axis, key=key), parts, keys)
 
         def wait(parts: Learned):
             shapes = jax.eval_shape(improve, parts)[1]
             return parts, jax.tree.map(lambda leaf: jnp.full(leaf.shape, jnp.nan, leaf.dtype), shapes)
 
         # The replay is only read in there: carried along it would be copied.
-        parts, metrics = jax.lax.cond(replay.size * steps >= self.warmup, improve, wait, replace(learned, replay=()))
+        parts = replace(learned, replay=(), steps=steps)
+        parts, metrics = jax.lax.cond(steps >= self.warmup, improve, wait, parts)
         return replace(parts, replay=replay), jax.tree.map(jnp.nanmean, metrics)
 
-    def _improve(self, learned: Learned, replay: Replay, *, key: Key) -> tuple[Learned, Metrics]:
+    def _improve(self, learned: Learned, replay: Replay, axis: str | None, *, key: Key) -> tuple[Learned, Metrics]:
         """A step of the critics; then, when it is their turn, of the actors, the temperature and the targets."""
-        sample_key, target_key, actor_key = jax.random.split(key, 3)
+        sample_key, target_key, actor_key = jax.random.split(apart(key, axis), 3)
         rate = linear(learned.steps, self.learning_rate, self.learning_rate_end, self.learning_rate_steps)
-        e = in_time(replay.sample(self.batch, key=sample_key))
+        e = replay.sample(own_share(self.batch, axis), key=sample_key)
         targets = self._targets(learned, e, key=target_key)
-        gradient, metrics = jax.grad(self._critic_loss, has_aux=True)(learned.online.critics, learned.spec, e, targets)
+        gradient, metrics = averaged(
+            jax.grad(self._critic_loss, has_aux=True)(learned.online.critics, learned.spec, e, targets), axis
+        )
         way, critic_optimiser = optimiser(self.max_gradient).update(gradient, learned.critic_optimiser)
         critics = _moved(learned.online.critics, way, rate)
 
-        gradient, (gain, surplus) = jax.grad(self._actor_loss, has_aux=True)(
-            learned.online.actor, critics, learned, e, key=actor_key
+        gradient, (gain, surplus) = averaged(
+            jax.grad(self._actor_loss, has_aux=True)(learned.online.actor, critics, learned, e, key=actor_key), axis
         )
         way, actor_optimiser = optimiser(self.max_gradient).update(gradient, learned.actor_optimiser)
         updates = learned.updates + 1
@@ -211,10 +213,11 @@ class ActorCritic(Algorithm):
     def _targets(self, learned: Learned, e: Experience, *, key: Key) -> Float[Array, "T K m"]:
         """The reward and the worth of the next step, where the target actors act and the less sanguine critic judges."""
         target = learned.target
-        memories, _ = target.actor.unroll(e.memory, e.obs, e.first)
-        _, outputs = target.actor.step(memories, e.next_obs)
-        action, log_prob = self._chosen(learned.spec, outputs, e.next_available, key=key, exploring=False)
-        values = self._values(target.critics, learned.spec, e.next_obs, e.next_state, action, action, e.next_alive)
+        memories, outputs = target.actor.unroll(e.memory, e.seen.obs, e.first)
+        _, finals = target.actor.step(at_cuts(memories[:-1], e.cuts.at), e.cuts.seen.obs)
+        outputs, next = following(outputs, finals, e.cuts.at), e.next
+        action, log_prob = self._chosen(learned.spec, outputs, next.available, key=key, exploring=False)
+        values = self._values(target.critics, learned.spec, next.obs, next.state, action, action, e.next_alive)
         entropy = jnp.exp(learned.log_temperature) * self.mixer.share(jnp.where(e.next_alive, log_prob, 0.0))
         worth = jnp.min(jnp.stack(values), axis=0) - (entropy if self.soft else 0.0)
         lives = self.mixer.lives(e.next_alive)
@@ -223,8 +226,9 @@ class ActorCritic(Algorithm):
     def _critic_loss(
         self, critics: Critics, spec: Spec, e: Experience, targets: Float[Array, "T K m"]
     ) -> tuple[Float[Array, ""], Metrics]:
-        taken = as_vectors(spec, e.action, e.available)
-        values = self._values(critics, spec, e.obs, e.state, taken, taken, e.alive)
+        now = e.now
+        taken = as_vectors(spec, e.action, now.available)
+        values = self._values(critics, spec, now.obs, now.state, taken, taken, e.alive)
         counts = self.mixer.lives(e.alive)
         aims = jax.lax.stop_gradient(targets)
         loss = jnp.stack([mean_of((value - aims) ** 2, counts) for value in values]).sum()
@@ -234,16 +238,16 @@ class ActorCritic(Algorithm):
         self, actor: Team, critics: Critics, learned: Learned, e: Experience, *, key: Key
     ) -> tuple[Float[Array, ""], tuple[Float[Array, ""], Float[Array, ""]]]:
         """Less what the critics say of the policies' actions. Also: that gain, and the entropy beyond what is sought."""
-        spec = learned.spec
-        _, outputs = actor.unroll(e.memory, e.obs, e.first)
-        action, log_prob = self._chosen(spec, outputs, e.available, key=key, exploring=True)
-        others = action if self.mixer.joins else as_vectors(spec, e.action, e.available)
-        values = self._values(critics, spec, e.obs, e.state, action, others, e.alive)
+        spec, now = learned.spec, e.now
+        _, outputs = actor.unroll(e.memory, now.obs, e.first[:-1])
+        action, log_prob = self._chosen(spec, outputs, now.available, key=key, exploring=True)
+        others = action if self.mixer.joins else as_vectors(spec, e.action, now.available)
+        values = self._values(critics, spec, now.obs, now.state, action, others, e.alive)
         gain = mean_of(jnp.min(jnp.stack(values), axis=0), self.mixer.lives(e.alive))
         loss = -gain + self.restraint * mean_of((outputs**2).mean(-1), e.alive)
         if self.soft:
             loss += jnp.exp(learned.log_temperature) * mean_of(log_prob, e.alive)
-        surplus = mean_of(-log_prob - self._sought(spec, e.available), e.alive)
+        surplus = mean_of(-log_prob - self._sought(spec, now.available), e.alive)
         return loss, (gain, jax.lax.stop_gradient(surplus))
 
     def _chosen(

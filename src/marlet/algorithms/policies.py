@@ -1,6 +1,7 @@
 """Policy gradients with critics, on-policy: REINFORCE, advantage actor-critics and the PPO family, as one family."""
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 import equinox as eqx
 import jax
@@ -13,10 +14,12 @@ from marlet.equations.returns import continues, lambda_returns
 from marlet.equations.schedules import linear
 from marlet.errors import MarletError
 from marlet.options import changed, option
-from marlet.parts.descent import Loss, as_single_steps, descend, mean_of, rested, standardised
+from marlet.parts.descent import Loss, States, Teams, as_single_steps, descend, mean_of, rested, standardised
+from marlet.parts.experience import Seen, at_cuts, cuts_of, following
 from marlet.parts.heads import Action, Categorical, Gaussian, Head, head_for
 from marlet.parts.nets import Team, uses_of
 from marlet.parts.normalisers import Normaliser, PopArt, Statistics
+from marlet.parts.shards import averaged
 from marlet.types import Key, Memory, Metrics, Rollout, Spec, Step, Transition
 
 
@@ -156,6 +159,10 @@ class PolicyGradient(Algorithm):
             spec=spec,
         )
 
+    def shared_by(self, devices: int) -> bool:
+        sequences = self.envs * (1 if self.memory else self.length)
+        return self.envs % devices == 0 and sequences % (devices * self.minibatches) == 0
+
     def blank(self, learned: Learned, batch: int) -> Memory:
         return learned.actor.blank(batch), learned.critic.blank(batch)
 
@@ -174,18 +181,31 @@ class PolicyGradient(Algorithm):
         return (actor_memory, critic_memory), action, {"log_prob": log_prob}
 
     def update(self, learned: Learned, rollout: Rollout, *, key: Key) -> tuple[Learned, Metrics]:
-        actor_key, critic_key = jax.random.split(key)
-        steps, batch = rollout.transitions.first.shape
-        learned = replace(learned, steps=learned.steps + steps * batch)
+        learned = replace(learned, steps=learned.steps + rollout.steps)
         learned, lessons, metrics = self._lessons(learned, rollout)
-        learning_rate = linear(learned.steps, self.learning_rate, self.learning_rate_end, self.learning_rate_steps)
-        critic, critic_optimiser, critic_metrics = self._descend(
-            self._critic_loss, learned.critic, learned.critic_optimiser, lessons, learning_rate, key=critic_key
-        )
-        entropy = linear(learned.steps, self.entropy, self.entropy_end, self.entropy_steps)
-        actor, actor_optimiser, actor_metrics = self._actor_learns(
-            learned, lessons, learning_rate, entropy, key=actor_key
-        )
+        if self.sequential:
+            critic_key, actor_key = jax.random.split(key)
+            (critic,), (critic_optimiser,), critic_metrics = self._descend(
+                lambda critics, lessons, key: self._critic_loss(critics[0], lessons),
+                learned,
+                (learned.critic,),
+                (learned.critic_optimiser,),
+                lessons,
+                rollout.axis,
+                key=critic_key,
+            )
+            actor, actor_optimiser, learning = self._in_turns(learned, lessons, rollout.axis, key=actor_key)
+            learning |= critic_metrics
+        else:
+            (actor, critic), (actor_optimiser, critic_optimiser), learning = self._descend(
+                partial(self._both_losses, learned),
+                learned,
+                (learned.actor, learned.critic),
+                (learned.actor_optimiser, learned.critic_optimiser),
+                lessons,
+                rollout.axis,
+                key=key,
+            )
         learned = replace(
             learned,
             actor=actor,
@@ -193,18 +213,20 @@ class PolicyGradient(Algorithm):
             actor_optimiser=actor_optimiser,
             critic_optimiser=critic_optimiser,
         )
-        return learned, metrics | critic_metrics | actor_metrics
+        return learned, metrics | learning
 
     def _lessons(self, learned: Learned, rollout: Rollout) -> tuple[Learned, Lessons, Metrics]:
         """Advantages and targets of a rollout; the statistics take its returns in, once."""
         t = rollout.transitions
         steps = t.first.shape[0]
         actor_memory, critic_memory = rollout.memory
-        seen = self._seen(t.now)
-        memories, output = learned.critic.unroll(critic_memory, seen, t.first)
-        _, next_output = learned.critic.step(memories, self._seen(t.next))
-        value = self.normaliser.real(learned.statistics, learned.critic, output[..., 0])
-        next_value = self.normaliser.real(learned.statistics, learned.critic, next_output[..., 0])
+        seen, cuts = self._seen(t.now), cuts_of(t, learned.spec)
+        memories, outputs = learned.critic.unroll(critic_memory, seen, t.first)
+        _, last = learned.critic.step(memories[-1], self._seen(jax.tree.map(lambda leaf: leaf[-1], t.next)))
+        _, finals = learned.critic.step(at_cuts(memories, cuts.at), self._seen(cuts.seen))
+        real = lambda output: self.normaliser.real(learned.statistics, learned.critic, output[..., 0])  # noqa: E731
+        value = real(outputs)
+        next_value = following(jnp.concatenate([value, real(last)[None]]), real(finals), cuts.at)
 
         reward, counts, lives = self._earned(learned.spec, t)
         goes_on = continues(t.first)[..., None] & lives
@@ -212,14 +234,15 @@ class PolicyGradient(Algorithm):
             self.reward_scale * reward, jnp.where(lives, next_value, 0.0), goes_on, self.discount, self.decay
         )
         advantage = returns - value
-        statistics, critic = self.normaliser.update(learned.statistics, learned.critic, returns, counts)
+        axis = rollout.axis
+        statistics, critic = self.normaliser.update(learned.statistics, learned.critic, returns, counts, axis)
         lessons = Lessons(
             obs=t.now.obs,
             seen=seen,
             available=t.now.available,
             action=t.action,
             log_prob=t.extra["log_prob"],
-            advantage=standardised(advantage, t.now.alive, learned.actor.uses) if self.standardise else advantage,
+            advantage=standardised(advantage, t.now.alive, learned.actor.uses, axis) if self.standardise else advantage,
             value=self.normaliser.normalised(statistics, critic, value),
             target=self.normaliser.normalised(statistics, critic, returns),
             acts=t.now.alive,
@@ -231,27 +254,14 @@ class PolicyGradient(Algorithm):
         if not self.memory:
             lessons = as_single_steps(lessons)
         metrics = {"value": mean_of(value, counts), "error": mean_of(jnp.abs(advantage), counts)}
-        return replace(learned, statistics=statistics, critic=critic), lessons, metrics
+        return replace(learned, statistics=statistics, critic=critic), lessons, averaged(metrics, axis)
 
-    def _actor_learns(
-        self,
-        learned: Learned,
-        lessons: Lessons,
-        learning_rate: Float[Array, ""],
-        entropy: Float[Array, ""],
-        *,
-        key: Key,
+    def _in_turns(
+        self, learned: Learned, lessons: Lessons, axis: str | None, *, key: Key
     ) -> tuple[Team, optax.OptState, Metrics]:
-        """All actors at once; or one after the other in a random order, each with advantages multiplied by how much
-        likelier those before it have made the joint action (Kuba et al. 2022, arXiv:2109.11251, equation 11)."""
+        """Actors learn one after the other in a random order, each with advantages multiplied by how much likelier
+        those before it have made the joint action (Kuba et al. 2022, arXiv:2109.11251, equation 11)."""
         head = head_for(learned.spec, self.head)
-
-        def loss(actor: Team, lessons: Lessons, key: Key) -> tuple[Float[Array, ""], Metrics]:
-            return self._actor_loss(head, entropy, actor, lessons, key)
-
-        if not self.sequential:
-            return self._descend(loss, learned.actor, learned.actor_optimiser, lessons, learning_rate, key=key)
-
         order_key, learn_key = jax.random.split(key)
         agents = jnp.arange(len(learned.actor.uses))
 
@@ -260,7 +270,15 @@ class PolicyGradient(Algorithm):
             agent, key = agent_and_key
             mine = agents == agent
             own = replace(lessons, advantage=lessons.advantage * factor[..., None], acts=lessons.acts & mine)
-            after, optimiser_after, metrics = self._descend(loss, actor, optimiser, own, learning_rate, key=key)
+            (after,), (optimiser_after,), metrics = self._descend(
+                lambda actors, lessons, key: self._actor_loss(learned, actors[0], lessons, key),
+                learned,
+                (actor,),
+                (optimiser,),
+                own,
+                axis,
+                key=key,
+            )
             only = lambda new, old: jnp.where(mine.reshape(-1, *(1,) * (new.ndim - 1)), new, old)  # noqa: E731
             actor = jax.tree.map(only, after, actor)
             optimiser = jax.tree.map(only, optimiser_after, optimiser)
@@ -274,10 +292,20 @@ class PolicyGradient(Algorithm):
         (actor, optimiser, _), metrics = jax.lax.scan(turn, start, turns)
         return actor, optimiser, jax.tree.map(jnp.mean, metrics)
 
+    def _both_losses(
+        self, learned: Learned, teams: tuple[Team, Team], lessons: Lessons, key: Key
+    ) -> tuple[Float[Array, ""], Metrics]:
+        """Of actors and critics, whose gradients do not meet."""
+        actor_loss, actor_metrics = self._actor_loss(learned, teams[0], lessons, key)
+        critic_loss, critic_metrics = self._critic_loss(teams[1], lessons)
+        return actor_loss + critic_loss, actor_metrics | critic_metrics
+
     def _actor_loss(
-        self, head: Head, entropy_weight: Float[Array, ""], actor: Team, lessons: Lessons, key: Key
+        self, learned: Learned, actor: Team, lessons: Lessons, key: Key
     ) -> tuple[Float[Array, ""], Metrics]:
         """Less the clipped gain (Schulman et al. 2017, arXiv:1707.06347, equation 7) and the entropy bonus."""
+        head = head_for(learned.spec, self.head)
+        entropy_weight = linear(learned.steps, self.entropy, self.entropy_end, self.entropy_steps)
         _, outputs = actor.unroll(lessons.actor_memory[0], lessons.obs, lessons.first)
         change = head.log_prob(outputs, lessons.available, lessons.action) - lessons.log_prob
         ratio = jnp.exp(jnp.where(lessons.acts, change, 0.0))
@@ -287,7 +315,7 @@ class PolicyGradient(Algorithm):
         loss = -mean_of(gain, lessons.acts) - entropy_weight * entropy
         return loss, {"entropy": entropy, "clipped": mean_of(jnp.abs(ratio - 1) > self.clip, lessons.acts)}
 
-    def _critic_loss(self, critic: Team, lessons: Lessons, key: Key) -> tuple[Float[Array, ""], Metrics]:
+    def _critic_loss(self, critic: Team, lessons: Lessons) -> tuple[Float[Array, ""], Metrics]:
         """The squared or Huber error of the values, in the critic's units."""
         _, outputs = critic.unroll(lessons.critic_memory[0], lessons.seen, lessons.first)
         value = outputs[..., 0]
@@ -302,17 +330,26 @@ class PolicyGradient(Algorithm):
         return loss, {"loss": loss}
 
     def _descend(
-        self, loss: Loss, team: Team, optimiser: optax.OptState, lessons: Lessons, learning_rate, *, key: Key
-    ) -> tuple[Team, optax.OptState, Metrics]:
+        self,
+        loss: Loss,
+        learned: Learned,
+        teams: Teams,
+        states: States,
+        lessons: Lessons,
+        axis: str | None,
+        *,
+        key: Key,
+    ) -> tuple[Teams, States, Metrics]:
         return descend(
             loss,
-            team,
-            optimiser,
+            teams,
+            states,
             lessons,
             max_gradient=self.max_gradient,
-            learning_rate=learning_rate,
+            learning_rate=linear(learned.steps, self.learning_rate, self.learning_rate_end, self.learning_rate_steps),
             epochs=self.epochs,
             minibatches=self.minibatches,
+            axis=axis,
             key=key,
         )
 
@@ -320,7 +357,7 @@ class PolicyGradient(Algorithm):
         """Memories before each sequence: before the rollout, or, where there are none, nothing before each step."""
         return memory[None] if self.memory else jnp.broadcast_to(memory, (steps, *memory.shape))
 
-    def _seen(self, step: Step) -> Float[Array, "*batch n c"]:
+    def _seen(self, step: Step | Seen) -> Float[Array, "*batch n c"]:
         """What the critic is told of each agent."""
         if self.critic_sees == "obs":
             return step.obs

@@ -13,10 +13,11 @@ from marlet.equations.choices import chosen, epsilon_greedy, masked
 from marlet.equations.returns import continues, n_step_returns
 from marlet.equations.schedules import linear
 from marlet.options import changed, option
-from marlet.parts.experience import Experience, example_of, experience_of, in_time, rows_for
+from marlet.parts.experience import Experience, at_cuts, following
 from marlet.parts.mixers import Apart, Mixer, Monotonic, Sum
 from marlet.parts.nets import Team, soft_update, uses_of
 from marlet.parts.replay import Replay
+from marlet.parts.shards import apart, averaged, own_share
 from marlet.types import Key, Memory, Metrics, Rollout, Spec, Step
 
 
@@ -37,6 +38,7 @@ class Learned(eqx.Module):
     steps: Int[Array, ""]
     """Environment steps so far: exploration depends on it."""
     updates: Int[Array, ""]
+    spec: Spec = eqx.field(static=True)
 
 
 @dataclass(frozen=True)
@@ -99,12 +101,14 @@ class QLearning(Algorithm):
             online=online,
             target=jax.tree.map(jnp.copy, online),
             optimiser=self._optimiser().init(online),
-            replay=Replay.empty(
-                example_of(spec, self.length, self.memory), rows_for(self.capacity, self.length, self.envs)
-            ),
+            replay=Replay.empty(spec, length=self.length, memory=self.memory, envs=self.envs, capacity=self.capacity),
             steps=jnp.zeros((), jnp.int32),
             updates=jnp.zeros((), jnp.int32),
+            spec=spec,
         )
+
+    def shared_by(self, devices: int) -> bool:
+        return self.envs % devices == 0 and self.batch % devices == 0
 
     def blank(self, learned: Learned, batch: int) -> Memory:
         return learned.online.team.blank(batch)
@@ -117,16 +121,14 @@ class QLearning(Algorithm):
         return memory, epsilon_greedy(values, step.available, epsilon, key=key), ()
 
     def update(self, learned: Learned, rollout: Rollout, *, key: Key) -> tuple[Learned, Metrics]:
-        steps, batch = rollout.transitions.first.shape
-        learned = replace(
-            learned, replay=learned.replay.add(experience_of(rollout)), steps=learned.steps + steps * batch
-        )
-        learning_rate = linear(learned.steps, self.learning_rate, self.learning_rate_end, self.learning_rate_steps)
-        replay, parts = learned.replay, (learned.online, learned.target, learned.optimiser, learned.updates)
+        replay = learned.replay.add(rollout, learned.spec)
+        steps = learned.steps + rollout.steps
+        learning_rate = linear(steps, self.learning_rate, self.learning_rate_end, self.learning_rate_steps)
+        parts = (learned.online, learned.target, learned.optimiser, learned.updates)
 
         def improve(parts):
             return jax.lax.scan(
-                lambda parts, key: self._improve(parts, replay, learning_rate, key=key),
+                lambda parts, key: self._improve(parts, replay, learning_rate, rollout.axis, key=key),
                 parts,
                 jax.random.split(key, self.updates),
             )
@@ -135,16 +137,18 @@ class QLearning(Algorithm):
             shapes = jax.eval_shape(improve, parts)[1]
             return parts, jax.tree.map(lambda leaf: jnp.full(leaf.shape, jnp.nan, leaf.dtype), shapes)
 
-        parts, metrics = jax.lax.cond(replay.size * steps >= self.warmup, improve, wait, parts)
+        parts, metrics = jax.lax.cond(steps >= self.warmup, improve, wait, parts)
         online, target, optimiser, updates = parts
-        learned = replace(learned, online=online, target=target, optimiser=optimiser, updates=updates)
+        learned = replace(
+            learned, online=online, target=target, optimiser=optimiser, updates=updates, replay=replay, steps=steps
+        )
         return learned, jax.tree.map(jnp.mean, metrics)
 
-    def _improve(self, parts, replay: Replay, learning_rate: Float[Array, ""], *, key: Key):
+    def _improve(self, parts, replay: Replay, learning_rate: Float[Array, ""], axis: str | None, *, key: Key):
         """One gradient step on sequences from the replay, and a move of the target network."""
         online, target, optimiser, updates = parts
-        sequences = replay.sample(self.batch, key=key)
-        gradient, metrics = jax.grad(self._loss, has_aux=True)(online, target, sequences)
+        sequences = replay.sample(own_share(self.batch, axis), key=apart(key, axis))
+        gradient, metrics = averaged(jax.grad(self._loss, has_aux=True)(online, target, sequences), axis)
         direction, optimiser = self._optimiser().update(gradient, optimiser)
         online = jax.tree.map(lambda weight, step: weight - learning_rate * step, online, direction)
         updates = updates + 1
@@ -152,22 +156,21 @@ class QLearning(Algorithm):
         target = soft_update(target, online, rate)
         return (online, target, optimiser, updates), metrics | {"gradient": optax.tree.norm(gradient)}
 
-    def _loss(self, online: Weights, target: Weights, sequences: Experience) -> tuple[Float[Array, ""], Metrics]:
-        """The mean squared error of the joined values over what was alive. `sequences` leads with `K`, the batch."""
-        e = in_time(sequences)
-        memories, values = online.team.unroll(e.memory, e.obs, e.first)
-        taken = jnp.where(e.alive, chosen(values, e.action), 0.0)
-        predicted = self.mixer.mix(online.mixer, taken, e.state)
+    def _loss(self, online: Weights, target: Weights, e: Experience) -> tuple[Float[Array, ""], Metrics]:
+        """The mean squared error of the joined values over what was alive."""
+        memories, values = online.team.unroll(e.memory, e.seen.obs, e.first)
+        taken = jnp.where(e.alive, chosen(values[:-1], e.action), 0.0)
+        predicted = self.mixer.mix(online.mixer, taken, e.now.state)
 
-        target_memories, _ = target.team.unroll(e.memory, e.obs, e.first)
-        _, next_values = target.team.step(target_memories, e.next_obs)
-        choosing = online.team.step(memories, e.next_obs)[1] if self.double else next_values
-        best = jnp.argmax(masked(choosing, e.next_available), axis=-1)
+        target_memories, target_values = target.team.unroll(e.memory, e.seen.obs, e.first)
+        next_values = _next_values(target.team, target_memories, target_values, e)
+        choosing = _next_values(online.team, memories, values, e) if self.double else next_values
+        best = jnp.argmax(masked(choosing, e.next.available), axis=-1)
         next_taken = jnp.where(e.next_alive, chosen(next_values, best), 0.0)
-        next_joined = self.mixer.mix(target.mixer, next_taken, e.next_state)
+        next_joined = self.mixer.mix(target.mixer, next_taken, e.next.state)
         next_joined = jnp.where(self.mixer.lives(e.next_alive), next_joined, 0.0)
 
-        goes_on = jnp.broadcast_to(continues(e.first)[..., None], next_joined.shape)
+        goes_on = jnp.broadcast_to(continues(e.first[:-1])[..., None], next_joined.shape)
         returns = n_step_returns(
             self.reward_scale * self.mixer.share(e.reward), next_joined, goes_on, self.discount, self.n_step
         )
@@ -181,6 +184,15 @@ class QLearning(Algorithm):
     def _optimiser(self) -> optax.GradientTransformation:
         """Adam's direction from clipped gradients; the step size is applied apart, so that it may be a traced value."""
         return optax.chain(optax.clip_by_global_norm(self.max_gradient), optax.scale_by_adam())
+
+
+def _next_values(
+    team: Team, memories: Float[Array, "T1 K n m"], values: Float[Array, "T1 K n a"], e: Experience
+) -> Float[Array, "T K n a"]:
+    """Of the step each transition led to: read off the values of all steps, and computed for the final ones alone."""
+    memories, values = jax.lax.stop_gradient((memories, values))
+    _, finals = jax.lax.stop_gradient(team).step(at_cuts(memories[:-1], e.cuts.at), e.cuts.seen.obs)
+    return following(values, finals, e.cuts.at)
 
 
 def iql(**options) -> QLearning:

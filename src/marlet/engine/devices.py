@@ -1,4 +1,4 @@
-"""Where arrays live: seeds side by side over devices, and on a device at once or in turns."""
+"""Where arrays live: seeds side by side over devices, at once or in turns; or one seed's environments shared by devices."""
 
 import contextlib
 import os
@@ -15,6 +15,9 @@ SMALL = 2**20
 """Bytes of what one seed learns below which seeds are computed at once (vmap) on a CPU. Larger ones take turns: their
 arrays fill the caches alone, and at once they are no faster."""
 
+SHARES = "shares"
+"""The axis of devices that share one seed's environments."""
+
 
 def one_device_per_core() -> None:
     """Present a CPU to JAX as one device a core, so that seeds can be spread. Without effect once JAX has started."""
@@ -22,59 +25,92 @@ def one_device_per_core() -> None:
         jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
 
 
-class SeedAxis:
+class Placement:
     """Places `seeds` independent copies of a program on the devices at hand.
 
     What is placed is a list of trees, one a turn. Every array of a turn leads with the same number of seeds, spread
     evenly over the devices; where the seeds do not fill the last turn, copies of the last one do, and `taken` removes
-    them again. Nothing that is saved depends on the devices.
+    them again. Where there are more devices than seeds, the environments of each are shared by `shares` of them, if
+    `shareable` says so. Nothing that is saved depends on the devices.
     """
 
-    def __init__(self, seeds: int, bytes_per_seed: int):
+    def __init__(self, seeds: int, bytes_per_seed: int, shareable: Callable[[int], bool] = lambda shares: shares == 1):
         devices = jax.devices()
         self.seeds = seeds
         per_device = -(-seeds // len(devices))
         self.devices = -(-seeds // per_device)
+        self.shares = max(k for k in range(1, len(devices) // self.devices + 1) if k == 1 or shareable(k))
         at_once = bytes_per_seed < SMALL or jax.default_backend() != "cpu"
         self.turns, self.together = (1, per_device) if at_once else (per_device, 1)
-        self._mesh = Mesh(devices[: self.devices], ("seed",), axis_types=(AxisType.Auto,))
-        self._sharding = NamedSharding(self._mesh, PartitionSpec("seed"))
+        grid = np.array(devices[: self.devices * self.shares]).reshape(self.devices, self.shares)
+        self._mesh = Mesh(grid, ("seed", SHARES), axis_types=(AxisType.Auto,) * 2)
 
-    def place(self, tree: PyTree) -> list[PyTree]:
-        """Spread a tree whose arrays lead with `seeds`, in buffers of its own."""
+    @property
+    def axis(self) -> str | None:
+        """The name that a seed's program gives to the devices that share it; None where one device has it all."""
+        return SHARES if self.shares > 1 else None
+
+    def place(self, tree: PyTree, env_axes: PyTree[int]) -> list[PyTree]:
+        """Spread a tree whose arrays lead with `seeds`, in buffers of its own. `env_axes` holds in place of each
+        array which of its axes, not counting that of the seeds, is of environments; -1 where none is."""
         width = self.devices * self.together
 
-        def put(leaf: Any, turn: int) -> Array:
+        def put(leaf: Any, env_axis: int, turn: int) -> Array:
             rows = np.minimum(np.arange(turn * width, (turn + 1) * width), self.seeds - 1)
-            return jax.device_put(np.asarray(leaf)[rows], self._sharding, may_alias=False)
+            sharding = NamedSharding(self._mesh, self._spec(env_axis))
+            return jax.device_put(np.asarray(leaf)[rows], sharding, may_alias=False)
 
-        return [jax.tree.map(partial(put, turn=turn), tree) for turn in range(self.turns)]
+        return [jax.tree.map(partial(put, turn=turn), tree, env_axes) for turn in range(self.turns)]
 
     def taken(self, turns: list[PyTree]) -> PyTree[np.ndarray]:
         """What was placed or computed, as numpy arrays that lead with `seeds`."""
         join = lambda *leaves: np.concatenate(leaves)[: self.seeds]  # noqa: E731
         return jax.tree.map(join, *jax.device_get(turns))
 
-    def spread(self, function: Callable, *, donate: bool = False) -> Callable:
-        """Compile `function(tree, *shared)` of one seed into one of a list of turns, which waits for its results.
+    def spread(self, function: Callable, takes: PyTree[int], gives: PyTree[int], *, donate: bool = False) -> Callable:
+        """Compile `function(tree, *common)` of one seed into one of a list of turns, which waits for its results.
 
-        The `shared` arguments are the same for all seeds. Turns that donate their arrays come back in fresh ones.
+        `takes` and `gives` are the `env_axes` of the tree and of the result; the function sees one device's share. The
+        `common` arguments are the same for all seeds. Turns that donate their arrays come back in fresh ones.
         """
 
-        def local(tree: PyTree, *shared: Array) -> PyTree:
+        def local(tree: PyTree, *common: Array) -> PyTree:
             if self.together > 1:
-                return jax.vmap(lambda tree: function(tree, *shared))(tree)
+                return jax.vmap(lambda tree: function(tree, *common))(tree)
             alone = jax.tree.map(lambda leaf: leaf[0], tree)
-            return jax.tree.map(lambda leaf: leaf[None], function(alone, *shared))
+            return jax.tree.map(lambda leaf: leaf[None], function(alone, *common))
 
-        seed, whole = PartitionSpec("seed"), PartitionSpec()
+        takes, gives = jax.tree.map(self._spec, takes), jax.tree.map(self._spec, gives)
 
-        def everywhere(tree: PyTree, *shared: Array) -> PyTree:
-            specs = (seed, *(whole,) * len(shared))
-            return jax.shard_map(local, mesh=self._mesh, in_specs=specs, out_specs=seed, check_vma=False)(tree, *shared)
+        def everywhere(tree: PyTree, *common: Array) -> PyTree:
+            specs = (takes, *(PartitionSpec(),) * len(common))
+            return jax.shard_map(local, mesh=self._mesh, in_specs=specs, out_specs=gives, check_vma=False)(
+                tree, *common
+            )
 
         compiled = jax.jit(everywhere, donate_argnums=(0,) if donate else ())
-        return lambda turns, *shared: [jax.block_until_ready(compiled(turn, *shared)) for turn in turns]
+        return lambda turns, *common: [jax.block_until_ready(compiled(turn, *common)) for turn in turns]
+
+    def own_share(self, tree: PyTree[Array], env_axes: PyTree[int]) -> PyTree[Array]:
+        """This device's share of arrays that hold all of one seed's environments; called within what is `spread`."""
+        if self.shares == 1:
+            return tree
+
+        def cut(leaf: Array, env_axis: int) -> Array:
+            if env_axis < 0:
+                return leaf
+            size = leaf.shape[env_axis] // self.shares
+            return jax.lax.dynamic_slice_in_dim(leaf, jax.lax.axis_index(SHARES) * size, size, env_axis)
+
+        return jax.tree.map(cut, tree, env_axes)
+
+    def _spec(self, env_axis: int) -> PartitionSpec:
+        return PartitionSpec("seed") if env_axis < 0 else PartitionSpec("seed", *(None,) * env_axis, SHARES)
+
+
+def whole(tree: PyTree) -> PyTree[int]:
+    """The `env_axes` of a tree of which every device holds all."""
+    return jax.tree.map(lambda _: -1, tree)
 
 
 def bytes_of(tree: PyTree) -> int:

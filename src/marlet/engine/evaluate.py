@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from marlet.algorithms.base import Algorithm, Learned
-from marlet.engine.rollout import Tally, advance, opening
+from marlet.engine.rollout import reset, step
 from marlet.envs.base import Env
 from marlet.types import Key
 
@@ -32,22 +32,22 @@ def play_episodes(
     Without a horizon in the environment's spec, episodes are cut off after `LONGEST` steps.
     """
     open_key, play_key = jax.random.split(key)
-    n = env.spec.num_agents
-    world = opening(env, algorithm, learned, episodes, key=open_key)
-    scores = Scores(jnp.zeros((episodes, n)), jnp.zeros(episodes, jnp.int32), jnp.zeros(episodes, bool))
+    state, now = reset(env, jnp.arange(episodes), key=open_key)
+    memory = algorithm.blank(learned, episodes)
+    scores = Scores(jnp.zeros(now.reward.shape), jnp.zeros(episodes, jnp.int32), jnp.zeros(episodes, bool))
 
     def body(carry):
-        step, world, done, scores = carry
-        key = jax.random.fold_in(play_key, step)
-        world, _, transition = advance(env, algorithm, learned, world, Tally.empty(n), key=key, greedy=greedy)
-        over = transition.next.over
+        count, state, now, memory, done, scores = carry
+        act_key, step_key = jax.random.split(jax.random.fold_in(play_key, count))
+        memory, action, _ = algorithm.act(learned, memory, now, key=act_key, greedy=greedy)
+        state, now = step(env, state, action, key=step_key)
         scores = Scores(
-            score=scores.score + jnp.where(done[:, None], 0.0, transition.next.reward),
+            score=scores.score + jnp.where(done[:, None], 0.0, now.reward),
             length=scores.length + ~done,
-            solved=scores.solved | (~done & over & ~transition.next.truncated),
+            solved=scores.solved | (~done & now.over & ~now.truncated),
         )
-        return step + 1, world, done | over, scores
+        return count + 1, state, now, memory, done | now.over, scores
 
     limit = env.spec.horizon or LONGEST
-    start = (jnp.zeros((), jnp.int32), world, jnp.zeros(episodes, bool), scores)
-    return jax.lax.while_loop(lambda carry: (carry[0] < limit) & ~carry[2].all(), body, start)[3]
+    start = (jnp.zeros((), jnp.int32), state, now, memory, jnp.zeros(episodes, bool), scores)
+    return jax.lax.while_loop(lambda carry: (carry[0] < limit) & ~carry[4].all(), body, start)[5]

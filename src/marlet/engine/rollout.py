@@ -9,6 +9,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from marlet.algorithms.base import Algorithm, Learned
 from marlet.envs.base import Env
+from marlet.parts.experience import seen_in, steps_after
 from marlet.types import Key, Memory, Rollout, Step, Transition, where
 
 # Inside the engine the environments' own state keeps the batch on its last axis: their small arrays then vectorise
@@ -31,20 +32,15 @@ class World(eqx.Module):
 
 
 class Tally(eqx.Module):
-    """Sums over the episodes that ended; divide by `episodes` for means."""
+    """Sums over the episodes that ended in each environment."""
 
-    episodes: Float[Array, ""]
-    score: Float[Array, " n"]
-    squares: Float[Array, ""]
-    """Of the episode's score averaged over agents."""
-    length: Float[Array, ""]
-    solved: Float[Array, ""]
-    """Episodes ended by the world rather than by the clock."""
+    episodes: Float[Array, " B"]
+    score: Float[Array, "B n"]
+    length: Float[Array, " B"]
 
     @staticmethod
-    def empty(num_agents: int) -> "Tally":
-        zero = jnp.zeros((), jnp.float32)
-        return Tally(zero, jnp.zeros(num_agents, jnp.float32), zero, zero, zero)
+    def empty(batch: int, num_agents: int) -> "Tally":
+        return Tally(jnp.zeros(batch), jnp.zeros((batch, num_agents)), jnp.zeros(batch))
 
 
 FEW = 16
@@ -56,88 +52,27 @@ def reset(env: Env, which: Int[Array, " B"], *, key: Key) -> tuple[Any, Step]:
     return jax.vmap(lambda i: env.reset(key=jax.random.fold_in(key, i)), out_axes=(BATCH_LAST, 0))(which)
 
 
+def step(env: Env, state: Any, action: Array, *, key: Key) -> tuple[Any, Step]:
+    """One step of every environment."""
+    stepped = jax.vmap(
+        lambda state, action, key: env.step(state, action, key=key),
+        in_axes=(BATCH_LAST, 0, 0),
+        out_axes=(BATCH_LAST, 0),
+    )
+    return stepped(state, action, jax.random.split(key, action.shape[0]))
+
+
 def opening(env: Env, algorithm: Algorithm, learned: Learned, batch: int, *, key: Key) -> World:
     """The world before the first step."""
     state, now = reset(env, jnp.arange(batch), key=key)
-    n = env.spec.num_agents
     return World(
         state=state,
         now=now,
         first=jnp.ones(batch, bool),
         memory=algorithm.blank(learned, batch),
-        score=jnp.zeros((batch, n), jnp.float32),
+        score=jnp.zeros((batch, env.spec.num_agents), jnp.float32),
         clock=jnp.zeros(batch, jnp.int32),
     )
-
-
-def advance(
-    env: Env, algorithm: Algorithm, learned: Learned, world: World, tally: Tally, *, key: Key, greedy: bool = False
-) -> tuple[World, Tally, Transition]:
-    """One step of all environments. Where an episode ends, the next one opens; its final step stays in `next`."""
-    batch = world.first.shape[0]
-    act_key, step_key, reset_key = jax.random.split(key, 3)
-    memory, action, extra = algorithm.act(learned, world.memory, world.now, key=act_key, greedy=greedy)
-    step = jax.vmap(
-        lambda state, action, key: env.step(state, action, key=key),
-        in_axes=(BATCH_LAST, 0, 0),
-        out_axes=(BATCH_LAST, 0),
-    )
-    state, next = step(world.state, action, jax.random.split(step_key, batch))
-    transition = Transition(now=world.now, action=action, next=next, first=world.first, extra=extra)
-
-    over = next.over
-    score = world.score + next.reward
-    clock = world.clock + 1
-    mean = score.mean(-1)
-    tally = Tally(
-        episodes=tally.episodes + over.sum(),
-        score=tally.score + jnp.where(over[:, None], score, 0).sum(0),
-        squares=tally.squares + jnp.where(over, mean**2, 0).sum(),
-        length=tally.length + jnp.where(over, clock, 0).sum(),
-        solved=tally.solved + (over & ~next.truncated).sum(),
-    )
-    ended = World(state=state, now=next, first=over, memory=memory, score=score, clock=clock)
-
-    return _reopened(env, algorithm.blank(learned, batch), ended, key=reset_key), tally, transition
-
-
-def _reopened(env: Env, blank: Memory, ended: World, *, key: Key) -> World:
-    """The world with a new episode wherever one is over (`ended.first`).
-
-    Openings are drawn for no more environments than need one, roughly: none, a few, or all. Which of the three changes
-    no number, only how much is computed.
-    """
-    over = ended.first
-    batch = over.shape[0]
-    few = batch // FEW
-    count = over.sum()
-
-    def restarted(state: Any, now: Step) -> World:
-        return World(
-            state=state,
-            now=now,
-            first=over,
-            memory=where(over, blank, ended.memory),
-            score=where(over, jnp.zeros_like(ended.score), ended.score),
-            clock=where(over, jnp.zeros_like(ended.clock), ended.clock),
-        )
-
-    def reopen_all() -> World:
-        fresh_state, fresh = reset(env, jnp.arange(batch), key=key)
-        last = lambda new, old: jnp.where(over, new, old)  # noqa: E731
-        return restarted(jax.tree.map(last, fresh_state, ended.state), where(over, fresh, ended.now))
-
-    def reopen_few() -> World:
-        (which,) = jnp.nonzero(over, size=few, fill_value=batch)  # what is beyond the batch is dropped
-        fresh_state, fresh = reset(env, which, key=key)
-        put_last = lambda old, new: old.at[..., which].set(new, mode="drop")  # noqa: E731
-        put = lambda old, new: old.at[which].set(new, mode="drop")  # noqa: E731
-        return restarted(jax.tree.map(put_last, ended.state, fresh_state), jax.tree.map(put, ended.now, fresh))
-
-    if not few:
-        return jax.lax.cond(count > 0, reopen_all, lambda: ended)
-    case = jnp.where(count == 0, 0, jnp.where(count <= few, 1, 2))
-    return jax.lax.switch(case, [lambda: ended, reopen_few, reopen_all])
 
 
 def rollout(
@@ -150,13 +85,122 @@ def rollout(
     *,
     key: Key,
     greedy: bool = False,
+    axis: str | None = None,
 ) -> tuple[World, Tally, Rollout]:
-    """T = `length` steps of all environments."""
+    """T = `length` steps of all environments. Where an episode ends, the next one opens; its final step stays in `next`.
 
-    def body(carry: tuple[World, Tally], key: Key) -> tuple[tuple[World, Tally], Transition]:
-        world, tally, transition = advance(env, algorithm, learned, *carry, key=key, greedy=greedy)
-        return (world, tally), transition
+    How openings are made depends on what is known of the ends, and changes nothing but how much is computed: once after
+    the rollout where all episodes end with it; for a stretch of steps at a time where no episode can be over twice in it;
+    else whenever one is over. `world` is one that `opening` began and this function went on with, always by as many steps.
+    """
+    spec, batch, horizon = env.spec, world.first.shape[0], env.spec.horizon or 1
+    play_key, open_key = jax.random.split(key)
+    blank = algorithm.blank(learned, batch)
+    aligned = spec.aligned(length)
+    stretch = length if aligned or spec.mortal else _stretch(length, horizon)
+
+    def play(world: World, number: Int[Array, ""], fresh: tuple[Any, Step] | None) -> tuple[World, Transition]:
+        act_key, step_key, reset_key = jax.random.split(jax.random.fold_in(play_key, number), 3)
+        memory, action, extra = algorithm.act(learned, world.memory, world.now, key=act_key, greedy=greedy)
+        state, next = step(env, world.state, action, key=step_key)
+        t = Transition(now=world.now, action=action, next=next, first=world.first, extra=extra)
+        ended = World(state, next, next.over, memory, world.score, world.clock)
+        if aligned:
+            # Not yet opened anew, so that what comes next need not be noted twice.
+            seen = jax.tree.map(lambda leaf: None, seen_in(next))
+            light = eqx.tree_at(lambda s: (s.obs, s.state, s.available), next, (seen.obs, seen.state, seen.available))
+            return ended, eqx.tree_at(lambda t: t.next, t, light)
+        return (_reopened(env, blank, ended, key=reset_key) if fresh is None else _replaced(blank, ended, fresh)), t
+
+    def play_stretch(world: World, number: Int[Array, ""]) -> tuple[World, Transition]:
+        numbers = number * stretch + jnp.arange(stretch)
+        if spec.mortal or aligned:
+            return jax.lax.scan(lambda world, number: play(world, number, None), world, numbers)
+        ends = (world.clock + number * stretch) % horizon + stretch >= horizon
+        fresh_key = jax.random.fold_in(open_key, number)
+        draw = lambda: reset(env, jnp.arange(batch), key=fresh_key)  # noqa: E731
+        fresh = jax.lax.cond(ends.any(), draw, lambda: (world.state, world.now))
+        return jax.lax.scan(lambda world, number: play(world, number, fresh), world, numbers)
 
     memory = world.memory
-    (world, tally), transitions = jax.lax.scan(body, (world, tally), jax.random.split(key, length))
-    return world, tally, Rollout(transitions=transitions, memory=memory)
+    if stretch == length:
+        ended, t = play_stretch(world, jnp.zeros((), jnp.int32))
+    else:
+        ended, t = jax.lax.scan(play_stretch, world, jnp.arange(length // stretch))
+        t = jax.tree.map(lambda leaf: leaf.reshape(length, *leaf.shape[2:]), t)
+    if aligned:
+        t = eqx.tree_at(
+            lambda t: (t.next.obs, t.next.state, t.next.available),
+            t,
+            jax.tree.leaves(steps_after(seen_in(t.now), seen_in(ended.now))),
+            is_leaf=lambda leaf: leaf is None,
+        )
+        ended = _reopened(env, blank, ended, key=open_key)
+    tally, score, clock = _counted(tally, world, t.next)
+    after = World(ended.state, ended.now, ended.first, ended.memory, score, clock)
+    return after, tally, Rollout(transitions=t, memory=memory, axis=axis)
+
+
+def _stretch(length: int, horizon: int) -> int:
+    """The most steps into which a rollout can be parted evenly, none of them longer than an episode."""
+    return max(part for part in range(1, length + 1) if length % part == 0 and part <= horizon)
+
+
+def _counted(tally: Tally, world: World, next: Step) -> tuple[Tally, Float[Array, "B n"], Int[Array, " B"]]:
+    """The tally with a rollout's episodes; the scores and clocks of those still under way."""
+    over = next.over
+    done = jax.lax.cummax(over.astype(jnp.float32), axis=0, reverse=True)  # T B: not after the last end
+    some = done[0] > 0
+    # As a product: XLA's own sums over a leading axis are ten times slower.
+    in_all = lambda x: (jnp.ones(x.shape[0]) @ x.reshape(x.shape[0], -1)).reshape(x.shape[1:])  # noqa: E731
+    earned = lambda part: in_all(part[..., None] * next.reward)  # noqa: E731
+    tally = Tally(
+        episodes=tally.episodes + in_all(over.astype(jnp.float32)),
+        score=tally.score + jnp.where(some[:, None], world.score, 0.0) + earned(done),
+        length=tally.length + jnp.where(some, world.clock, 0) + in_all(done),
+    )
+    under_way = 1 - done
+    since = jnp.where(some, 0, world.clock) + in_all(under_way).astype(jnp.int32)
+    return tally, jnp.where(some[:, None], 0.0, world.score) + earned(under_way), since
+
+
+def _replaced(blank: Memory, ended: World, fresh: tuple[Any, Step]) -> World:
+    """The world with a drawn opening wherever an episode is over (`ended.first`)."""
+    over = ended.first
+    last = lambda new, old: jnp.where(over, new, old)  # noqa: E731
+    return World(
+        state=jax.tree.map(last, fresh[0], ended.state),
+        now=where(over, fresh[1], ended.now),
+        first=over,
+        memory=where(over, blank, ended.memory),
+        score=ended.score,
+        clock=ended.clock,
+    )
+
+
+def _reopened(env: Env, blank: Memory, ended: World, *, key: Key) -> World:
+    """The world with a new episode wherever one is over.
+
+    Openings are drawn for no more environments than need one, roughly: none, a few, or all. Which of the three changes
+    no number, only how much is computed.
+    """
+    over = ended.first
+    batch = over.shape[0]
+    few = batch // FEW
+    count = over.sum()
+
+    def reopen_all() -> World:
+        return _replaced(blank, ended, reset(env, jnp.arange(batch), key=key))
+
+    def reopen_few() -> World:
+        (which,) = jnp.nonzero(over, size=few, fill_value=batch)  # what is beyond the batch is dropped
+        fresh_state, fresh = reset(env, which, key=key)
+        put_last = lambda old, new: old.at[..., which].set(new, mode="drop")  # noqa: E731
+        put = lambda old, new: old.at[which].set(new, mode="drop")  # noqa: E731
+        state, now = jax.tree.map(put_last, ended.state, fresh_state), jax.tree.map(put, ended.now, fresh)
+        return World(state, now, over, where(over, blank, ended.memory), ended.score, ended.clock)
+
+    if not few:
+        return jax.lax.cond(count > 0, reopen_all, lambda: ended)
+    case = jnp.where(count == 0, 0, jnp.where(count <= few, 1, 2))
+    return jax.lax.switch(case, [lambda: ended, reopen_few, reopen_all])

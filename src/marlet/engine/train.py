@@ -10,13 +10,15 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PyTree, UInt32
 
 from marlet.algorithms.base import Algorithm
-from marlet.engine.devices import SeedAxis, bytes_of
+from marlet.engine.devices import Placement, bytes_of, whole
 from marlet.engine.evaluate import Scores, play_episodes
 from marlet.engine.rollout import Tally, World, opening, rollout
 from marlet.envs.base import Env
 from marlet.errors import EnvironmentFault, NonFinite
+from marlet.keys import new_key
 from marlet.parts.replay import Replay
-from marlet.types import Key, Metrics, Rollout, Spec
+from marlet.parts.shards import apart
+from marlet.types import Key, Metrics, Rollout, Spec, where
 
 # What a seed's random numbers are for. Each purpose has its own stream, so that evaluating more often, or not at all,
 # changes nothing in training.
@@ -30,17 +32,16 @@ FAULTS = {
 
 
 class Fault(eqx.Module):
-    """The first breach of the environment's contract; `kind` 0 while there is none."""
+    """Each environment's first breach of its contract; `kind` 0 while there is none."""
 
-    kind: Int[Array, ""]
-    iteration: Int[Array, ""]
-    step: Int[Array, ""]
-    env: Int[Array, ""]
-    agent: Int[Array, ""]
+    kind: Int[Array, " B"]
+    iteration: Int[Array, " B"]
+    step: Int[Array, " B"]
+    agent: Int[Array, " B"]
 
     @staticmethod
-    def none() -> "Fault":
-        return Fault(*(jnp.zeros((), jnp.int32) for _ in range(5)))
+    def none(batch: int) -> "Fault":
+        return Fault(*(jnp.zeros(batch, jnp.int32) for _ in range(4)))
 
 
 class Progress(eqx.Module):
@@ -98,16 +99,18 @@ class Training:
         self.seeds = np.arange(seed, seed + seeds, dtype=np.uint32)
         begin = partial(_begin, env, algorithm)
         self._shapes = jax.eval_shape(begin, jax.ShapeDtypeStruct((), jnp.uint32))
-        self._axis = SeedAxis(seeds, bytes_of(self._shapes))
-        self._begin = self._axis.spread(begin)
-        self._advance = self._axis.spread(partial(_advance, env, algorithm), donate=True)
+        self._axes = _env_axes(self._shapes)
+        self._placement = place = Placement(seeds, bytes_of(self._shapes), algorithm.shared_by)
+        self._begin = place.spread(lambda seed: place.own_share(begin(seed), self._axes), -1, self._axes)
+        advance = partial(_advance, env, algorithm, place.axis)
+        self._advance = place.spread(advance, self._axes, self._axes, donate=True)
         self._evaluate = {}
         self.progress: list[Progress]
         """There from `start` or `restore` on: one for each turn of seeds, every array led by the seeds of the turn."""
 
     def start(self) -> None:
         """Initialise every seed."""
-        self.progress = self._fresh(self._begin(self._axis.place(self.seeds)))
+        self.progress = self._fresh(self._begin(self._placement.place(self.seeds, -1)))
 
     def advance(self, iterations: int) -> None:
         """Train for this many iterations and wait for them.
@@ -134,7 +137,7 @@ class Training:
 
     def collect(self) -> list[dict[str, float]]:
         """One row of metrics a seed since the last call; the sums start again."""
-        collected = self._axis.taken([_collected(turn) for turn in self.progress])
+        collected = self._placement.taken([_collected(turn) for turn in self.progress])
         rows = [_row(jax.tree.map(lambda leaf, s=s: leaf[s], collected)) for s in range(len(self.seeds))]
         self.progress = [
             eqx.tree_at(_collected, turn, jax.tree.map(jnp.zeros_like, _collected(turn))) for turn in self.progress
@@ -143,18 +146,22 @@ class Training:
 
     def evaluate(self, episodes: int) -> Scores:
         """The scores of whole greedy episodes, as numpy arrays led by the seed axis. The same episodes every time."""
+        place = self._placement
         if episodes not in self._evaluate:
-            self._evaluate[episodes] = self._axis.spread(partial(_evaluate, self.env, self.algorithm, episodes))
-        scores = self._evaluate[episodes]([(turn.seed, turn.learned) for turn in self.progress])
-        return self._axis.taken(scores)
+            share = -(-episodes // place.shares)
+            play = partial(_evaluate, self.env, self.algorithm, share, place.axis)
+            scores = Scores(0, 0, 0)
+            self._evaluate[episodes] = place.spread(play, (-1, self._axes.learned), scores)
+        played = self._evaluate[episodes]([(turn.seed, turn.learned) for turn in self.progress])
+        return jax.tree.map(lambda leaf: leaf[:, :episodes], place.taken(played))
 
     def snapshot(self) -> PyTree[np.ndarray]:
         """All that must be saved: `progress` as numpy arrays, without anything that depends on the devices."""
-        return self._axis.taken(self.progress)
+        return self._placement.taken(self.progress)
 
     def restore(self, snapshot: PyTree[np.ndarray]) -> None:
         """Go on from a snapshot, on whatever devices are at hand."""
-        self.progress = self._axis.place(snapshot)
+        self.progress = self._placement.place(snapshot, self._axes)
 
     def table(self) -> np.ndarray | None:
         """The first seed's action values by table entry ("tables entries a"), where they are few enough to be tables."""
@@ -169,14 +176,16 @@ class Training:
         return jax.tree.map(lambda leaf: leaf.copy(), tree)
 
     def _check_fault(self) -> None:
-        fault = self._axis.taken([turn.fault for turn in self.progress])
-        for s in np.flatnonzero(fault.kind):
-            step = int(fault.iteration[s]) * self.algorithm.length + int(fault.step[s])
-            raise EnvironmentFault(
-                f"{type(self.env).__name__} {FAULTS[int(fault.kind[s])]}: seed {self.seeds[s]}, environment "
-                f"{fault.env[s]}, agent {self.spec.names[int(fault.agent[s])]}, after {step} steps of each environment. "
-                "Run `marlet check-env` on it."
-            )
+        fault = self._placement.taken([turn.fault for turn in self.progress])
+        if not fault.kind.any():
+            return
+        steps = np.where(fault.kind > 0, fault.iteration * self.algorithm.length + fault.step, np.iinfo(np.int32).max)
+        s, env = np.unravel_index(np.argmin(steps), steps.shape)
+        raise EnvironmentFault(
+            f"{type(self.env).__name__} {FAULTS[int(fault.kind[s, env])]}: seed {self.seeds[s]}, environment {env}, "
+            f"agent {self.spec.names[int(fault.agent[s, env])]}, after {steps[s, env]} steps of each environment. "
+            "Run `marlet check-env` on it."
+        )
 
 
 def _collected(progress: Progress) -> tuple[Tally, dict[str, Array], dict[str, Array]]:
@@ -202,43 +211,63 @@ def all_finite(learned: PyTree[Array]) -> Array:
 
 def key_of(seed: UInt32[Array, ""], purpose: int) -> Key:
     """The stream of a seed's random numbers for one purpose."""
-    return jax.random.fold_in(jax.random.key(seed), purpose)
+    return jax.random.fold_in(new_key(seed), purpose)
 
 
 def _begin(env: Env, algorithm: Algorithm, seed: UInt32[Array, ""]) -> Progress:
     learn_key, world_key = jax.random.split(key_of(seed, INITIALISE))
     learned = algorithm.init(env.spec, key=learn_key)
     world = opening(env, algorithm, learned, algorithm.envs, key=world_key)
-    metrics = jax.eval_shape(
-        lambda: _learn(env, algorithm, learned, world, Tally.empty(env.spec.num_agents), learn_key)
-    )[2]
+    n, envs = env.spec.num_agents, algorithm.envs
+    metrics = jax.eval_shape(lambda: _learn(env, algorithm, None, learned, world, Tally.empty(envs, n), learn_key))[2]
     zeros = {name: jnp.zeros((), jnp.float32) for name in metrics}
     return Progress(
         seed=seed,
         iteration=jnp.zeros((), jnp.int32),
         learned=learned,
         world=world,
-        tally=Tally.empty(env.spec.num_agents),
+        tally=Tally.empty(envs, n),
         sums=zeros,
         counts=dict(zeros),
-        fault=Fault.none(),
+        fault=Fault.none(envs),
     )
 
 
-def _learn(env, algorithm, learned, world, tally, key) -> tuple[Any, tuple[World, Tally], Metrics, Rollout]:
+def _env_axes(progress: Progress) -> PyTree[int]:
+    """In place of each array of a run's progress, which of its axes is of environments; -1 where none is."""
+    along = lambda axis, tree: jax.tree.map(lambda _: axis, tree)  # noqa: E731
+    is_replay = lambda part: isinstance(part, Replay)  # noqa: E731
+    learned = jax.tree.map(lambda part: part.env_axes if is_replay(part) else -1, progress.learned, is_leaf=is_replay)
+    world = eqx.tree_at(
+        lambda world: world.state,
+        along(0, progress.world),
+        jax.tree.map(lambda leaf: leaf.ndim - 1, progress.world.state),
+    )
+    return eqx.tree_at(
+        lambda p: (p.learned, p.world, p.tally, p.fault),
+        whole(progress),
+        (learned, world, along(0, progress.tally), along(0, progress.fault)),
+    )
+
+
+def _learn(env, algorithm, axis, learned, world, tally, key) -> tuple[Any, tuple[World, Tally], Metrics, Rollout]:
     """One iteration: T steps of B environments, then what they teach."""
     play_key, learn_key = jax.random.split(key)
-    world, tally, played = rollout(env, algorithm, learned, world, tally, algorithm.length, key=play_key)
+    world, tally, played = rollout(
+        env, algorithm, learned, world, tally, algorithm.length, key=apart(play_key, axis), axis=axis
+    )
     learned, metrics = algorithm.update(learned, played, key=learn_key)
     return learned, (world, tally), metrics, played
 
 
-def _advance(env: Env, algorithm: Algorithm, progress: Progress, iterations: Int[Array, ""]) -> Progress:
+def _advance(
+    env: Env, algorithm: Algorithm, axis: str | None, progress: Progress, iterations: Int[Array, ""]
+) -> Progress:
     train_key = key_of(progress.seed, TRAIN)
 
     def body(_, p: Progress) -> Progress:
         key = jax.random.fold_in(train_key, p.iteration)
-        learned, (world, tally), metrics, played = _learn(env, algorithm, p.learned, p.world, p.tally, key)
+        learned, (world, tally), metrics, played = _learn(env, algorithm, axis, p.learned, p.world, p.tally, key)
         number = {name: ~jnp.isnan(value) for name, value in metrics.items()}
         return Progress(
             seed=p.seed,
@@ -263,29 +292,32 @@ def _first_fault(p: Progress, played: Rollout) -> Fault:
             t.now.alive & ~t.now.available.any(-1),
         ]
     )  # kinds T B n
-    where = jnp.argmax(breaches.any(0).reshape(-1))
-    kind = jnp.argmax(breaches.reshape(len(FAULTS), -1)[:, where])
-    step, env, agent = jnp.unravel_index(where, t.next.reward.shape)
-    fault = Fault(kind=kind + 1, iteration=p.iteration, step=step, env=env, agent=agent)
+    any_kind = breaches.any((0, 3))
+    step = jnp.argmax(any_kind, axis=0)
+    there = jnp.take_along_axis(breaches, step[None, None, :, None], axis=1)[:, 0]  # kinds B n
+    agent = jnp.argmax(there.any(0), axis=-1)
+    kind = 1 + jnp.argmax(jnp.take_along_axis(there, agent[None, :, None], axis=2)[..., 0], axis=0)
+    fault = Fault(kind, jnp.broadcast_to(p.iteration, step.shape), step, agent)
     fault = jax.tree.map(lambda leaf: leaf.astype(jnp.int32), fault)
-    fresh = breaches.any() & (p.fault.kind == 0)
-    return jax.tree.map(lambda new, old: jnp.where(fresh, new, old), fault, p.fault)
+    return where(any_kind.any(0) & (p.fault.kind == 0), fault, p.fault)
 
 
-def _evaluate(env: Env, algorithm: Algorithm, episodes: int, seed_and_learned: tuple) -> Scores:
+def _evaluate(
+    env: Env, algorithm: Algorithm, episodes: int, axis: str | None, seed_and_learned: tuple[Array, Any]
+) -> Scores:
     seed, learned = seed_and_learned
-    return play_episodes(env, algorithm, learned, episodes, key=key_of(seed, EVALUATE))
+    return play_episodes(env, algorithm, learned, episodes, key=apart(key_of(seed, EVALUATE), axis))
 
 
 def _row(collected: tuple[Tally, dict, dict]) -> dict[str, float]:
     """Means from sums. What has no entries is not a number."""
     tally, sums, counts = collected
-    episodes = float(tally.episodes)
+    episodes = float(tally.episodes.sum())
     mean = lambda total: float(total) / episodes if episodes else float("nan")  # noqa: E731
     learned = {name: float(sums[name] / counts[name]) if counts[name] else float("nan") for name in sums}
     return {
         "episodes": episodes,
-        "train_return": mean(tally.score.mean()),
-        "train_length": mean(tally.length),
+        "train_return": mean(tally.score.mean(-1).sum()),
+        "train_length": mean(tally.length.sum()),
         **learned,
     }

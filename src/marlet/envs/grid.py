@@ -6,7 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from marlet.envs import drawing
 from marlet.envs.base import Env, make_step
@@ -90,6 +90,7 @@ class Grid(Env):
             state_size=self.size**2 + 2 * self.agents * self.size,
             teams=(0,) * self.agents if self.shared else tuple(range(self.agents)),
             horizon=self.steps,
+            mortal=False,
             levels=(self.size, self.size) + (10,) * window + (2,) * window,
         )
 
@@ -102,12 +103,19 @@ class Grid(Env):
     def step(self, state: GridState, action: Int[Array, " n"], *, key: Key) -> tuple[GridState, Step]:
         row = jnp.clip(state.row + (action == DOWN) - (action == UP), 0, self.size - 1)
         col = jnp.clip(state.col + (action == RIGHT) - (action == LEFT), 0, self.size - 1)
-        # One mask an agent: unrolled like this XLA fuses them, and steps 1.6 times as fast as with an agent axis.
-        there = [self._there(row[i], col[i]) for i in range(self.agents)]
-        visitors = sum(cell.astype(jnp.float32) for cell in there)
-        portion = state.values / jnp.maximum(visitors, 1)
-        earned = jnp.stack([jnp.where(cell, portion, 0.0).sum() for cell in there])
-        values = jnp.where(visitors > 0, 0.0, state.values)
+        # Cell by cell, as numbers and not as an array: mapped over many copies of the grid, each of these is one array of
+        # copies, and XLA fuses them into a few passes (five times as fast as with masks of cells).
+        place = [row[i] * self.size + col[i] for i in range(self.agents)]
+        cells = [state.values[k // self.size, k % self.size] for k in range(self.size**2)]
+        earned = []
+        for own in place:
+            worth = sum(jnp.where(own == k, cell, 0.0) for k, cell in enumerate(cells))
+            visitors = sum(1.0 * (own == other) for other in place)
+            earned.append(worth / visitors)
+        for k, cell in enumerate(cells):
+            entered = jnp.any(jnp.stack([own == k for own in place]))
+            cells[k] = jnp.where(entered, 0.0, cell)
+        earned, values = jnp.stack(earned), jnp.stack(cells).reshape(state.values.shape)
         total = state.total
         if self.regrowth > 0:
             refilled = self._regrow(values, key=key)
@@ -126,10 +134,6 @@ class Grid(Env):
             drawing.digit(frame, r * cell + 2 + dot, c * cell + 2 + dot, int(values[r, c]), dot, np.array([70, 90, 66]))
         drawing.agents(frame, np.asarray(state.row), np.asarray(state.col), cell)
         return frame
-
-    def _there(self, row: Int[Array, ""], col: Int[Array, ""]) -> Bool[Array, "size size"]:
-        cells = jnp.arange(self.size)
-        return (row == cells)[:, None] & (col == cells)
 
     def _regrow(self, values: Float[Array, "size size"], *, key: Key) -> Float[Array, "size size"]:
         # One draw tells both whether and what: given that it is below `regrowth`, their ratio is uniform again.

@@ -131,6 +131,7 @@ class Particles(Env):
             teams=tuple(figure.team for figure in figures),
             names=tuple(figure.name for figure in figures),
             horizon=self.steps,
+            mortal=False,
         )
 
     def reset(self, *, key: Key) -> tuple[Bodies, Step]:

@@ -62,6 +62,7 @@ class Reach(Env):
             continuous=True,
             teams=tuple(range(n)) if self.competition else (),
             horizon=self.steps,
+            mortal=False,
         )
 
     def reset(self, *, key: Key) -> tuple[Field, Step]:

@@ -72,6 +72,7 @@ class Swarm(Env):
             state_size=2 * (self.agents + self.points),
             continuous=True,
             horizon=self.steps,
+            mortal=False,
         )
 
     def reset(self, *, key: Key) -> tuple[Airspace, Step]:

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from marlet.equations.choices import total
 from marlet.types import Key
 
 NEVER = -1e9
@@ -31,7 +32,7 @@ def draw_choice(log_chance: Float[Array, "*batch a"], *, key: Key) -> Int[Array,
 
 def choice_entropy(log_chance: Float[Array, "*batch a"]) -> Float[Array, "*batch"]:
     """Of the legal choices alone, in nats; illegal ones add exactly 0."""
-    return -(jnp.exp(log_chance) * log_chance).sum(-1)
+    return -total(jnp.exp(log_chance) * log_chance)
 
 
 def draw_normal(

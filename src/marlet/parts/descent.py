@@ -10,9 +10,13 @@ import optax
 from jaxtyping import Array, Bool, Float
 
 from marlet.parts.nets import Team
+from marlet.parts.shards import averaged
 from marlet.types import Key, Metrics
 
-Loss = Callable[[Team, Any, Key], tuple[Float[Array, ""], Metrics]]
+Teams = tuple[Team, ...]
+States = tuple[optax.OptState, ...]
+"""Of the optimisers, one for each team."""
+Loss = Callable[[Teams, Any, Key], tuple[Float[Array, ""], Metrics]]
 
 
 def optimiser(max_gradient: float) -> optax.GradientTransformation:
@@ -37,39 +41,46 @@ def step(
 
 def descend(
     loss: Loss,
-    team: Team,
-    state: optax.OptState,
+    teams: Teams,
+    states: States,
     lessons: Any,
     *,
     max_gradient: float,
     learning_rate: Float[Array, ""],
     epochs: int = 1,
     minibatches: int = 1,
+    axis: str | None = None,
     key: Key,
-) -> tuple[Team, optax.OptState, Metrics]:
-    """Steps on `loss(team, lessons, key)`: in each of `epochs`, one for each of as many random parts of the lessons.
+) -> tuple[Teams, States, Metrics]:
+    """Steps on `loss(teams, lessons, key)`: in each of `epochs`, one for each of as many random parts of the lessons.
 
     Every array of the lessons has its K sequences on its second axis; what is left over by an uneven parting is not
-    learned from in that epoch. Metrics are means over the steps.
+    learned from in that epoch. Metrics are means over the steps. Devices that share the environments (`axis`) each take a
+    part of their own lessons and average their gradients.
     """
     sequences = jax.tree.leaves(lessons)[0].shape[1]
     size = sequences // minibatches
 
     def improve(carry, rows_and_key):
-        team, state = carry
         rows, key = rows_and_key
         part = lessons if minibatches == 1 else jax.tree.map(lambda leaf: leaf[:, rows], lessons)
-        gradient, metrics = jax.grad(loss, has_aux=True)(team, part, key)
-        return step(gradient, team, state, max_gradient, learning_rate), metrics
+        gradients, metrics = averaged(jax.grad(loss, has_aux=True)(carry[0], part, key), axis)
+        stepped = [
+            step(gradient, team, state, max_gradient, learning_rate)
+            for gradient, team, state in zip(gradients, *carry, strict=True)
+        ]
+        teams, states = zip(*stepped, strict=True)
+        return (teams, states), metrics
 
     def epoch(carry, key):
         order_key, loss_key = jax.random.split(key)
-        order = jax.random.permutation(order_key, sequences)[: size * minibatches]
+        # One sort of random words. jax.random.permutation sorts twice, against ties that hardly ever occur.
+        order = jnp.argsort(jax.random.bits(order_key, (sequences,)))[: size * minibatches]
         rows = order.reshape(minibatches, size)
         return jax.lax.scan(improve, carry, (rows, jax.random.split(loss_key, minibatches)))
 
-    (team, state), metrics = jax.lax.scan(epoch, (team, state), jax.random.split(key, epochs))
-    return team, state, jax.tree.map(jnp.mean, metrics)
+    (teams, states), metrics = jax.lax.scan(epoch, (teams, states), jax.random.split(key, epochs))
+    return teams, states, jax.tree.map(jnp.mean, metrics)
 
 
 def mean_of(x: Array, counts: Bool[Array, "*batch n"]) -> Float[Array, ""]:
@@ -78,12 +89,13 @@ def mean_of(x: Array, counts: Bool[Array, "*batch n"]) -> Float[Array, ""]:
 
 
 def standardised(
-    advantage: Float[Array, "T B n"], counts: Bool[Array, "T B n"], uses: tuple[int, ...]
+    advantage: Float[Array, "T B n"], counts: Bool[Array, "T B n"], uses: tuple[int, ...], axis: str | None = None
 ) -> Float[Array, "T B n"]:
     """Mean 0 and spread 1 over what counts, for the agents of each copy of a network by themselves."""
     mates = jnp.array(uses)[:, None] == jnp.array(uses)
-    number = jnp.maximum(mates @ counts.sum((0, 1)), 1)
-    over_mates = lambda x: mates @ jnp.where(counts, x, 0.0).sum((0, 1)) / number  # noqa: E731
+    total = lambda x: mates @ averaged(jnp.where(counts, x, 0.0).sum((0, 1)), axis)  # noqa: E731
+    number = jnp.maximum(total(jnp.ones_like(advantage)), 1e-12)
+    over_mates = lambda x: total(x) / number  # noqa: E731
     centred = advantage - over_mates(advantage)
     return centred / (jnp.sqrt(over_mates(centred**2)) + 1e-6)
 

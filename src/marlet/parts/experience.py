@@ -1,80 +1,101 @@
-"""What a replay keeps of a rollout: all that off-policy learning needs of T transitions, and the memories before them."""
+"""What was seen and done in a rollout or a sample of it, without keeping any step twice.
 
-from dataclasses import replace
+Transition t leads from step t to step t + 1, but for the clock: where it cut an episode off, step t + 1 opens the next
+one. The final steps, from which targets bootstrap, are kept apart; they are few.
+"""
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, PyTree, Shaped
 
-from marlet.types import Rollout, Spec
+from marlet.types import Spec, Step, Transition
+
+
+class Seen(eqx.Module):
+    """What networks are told of a step."""
+
+    obs: Float[Array, "*batch n d"]
+    state: Float[Array, "*batch s"]
+    available: Bool[Array, "*batch n a"]
+
+
+class Cuts(eqx.Module):
+    """The final steps of episodes that the clock cut off, in E places for each environment."""
+
+    seen: Seen
+    """Every array leads with `E B`."""
+    at: Int[Array, "E B"]
+    """The transition that led there; T where the place is not used."""
 
 
 class Experience(eqx.Module):
-    """One sequence. In a replay every array leads with the capacity, in a sample with the batch."""
+    """K sequences of T transitions, in time order."""
 
-    obs: Float[Array, "T n d"]
-    state: Float[Array, "T s"]
-    available: Bool[Array, "T n a"]
-    alive: Bool[Array, "T n"]
-    action: Int[Array, "T n"] | Float[Array, "T n a"]
-    reward: Float[Array, "T n"]
-    next_obs: Float[Array, "T n d"]
-    next_state: Float[Array, "T s"]
-    next_available: Bool[Array, "T n a"]
-    next_alive: Bool[Array, "T n"]
-    first: Bool[Array, " T"]
-    memory: Float[Array, "n m"]
+    seen: Seen
+    """Every array leads with `T1 K`: the steps acted from, and the one after them."""
+    alive: Bool[Array, "T K n"]
+    action: Int[Array, "T K n"] | Float[Array, "T K n a"]
+    reward: Float[Array, "T K n"]
+    next_alive: Bool[Array, "T K n"]
+    first: Bool[Array, "T1 K"]
+    memory: Float[Array, "K n m"]
+    """Before the first step."""
+    cuts: Cuts
 
+    @property
+    def now(self) -> Seen:
+        """The steps acted from; every array leads with `T K`."""
+        return jax.tree.map(lambda leaf: leaf[:-1], self.seen)
 
-def example_of(spec: Spec, length: int, memory: int) -> Experience:
-    """The shapes of one sequence of `length` steps."""
-    t, n, a = length, spec.num_agents, spec.num_actions
-    shape = lambda kind, *axes: jax.ShapeDtypeStruct(axes, kind)  # noqa: E731
-    obs, state = shape(jnp.float32, t, n, *spec.obs_shape), shape(jnp.float32, t, spec.state_size)
-    legal, alive = shape(jnp.bool_, t, n, a), shape(jnp.bool_, t, n)
-    return Experience(
-        obs=obs,
-        state=state,
-        available=legal,
-        alive=alive,
-        action=shape(jnp.float32, t, n, a) if spec.continuous else shape(jnp.int32, t, n),
-        reward=shape(jnp.float32, t, n),
-        next_obs=obs,
-        next_state=state,
-        next_available=legal,
-        next_alive=alive,
-        first=shape(jnp.bool_, t),
-        memory=shape(jnp.float32, n, memory),
-    )
+    @property
+    def next(self) -> Seen:
+        """The steps that the transitions led to; every array leads with `T K`."""
+        return jax.tree.map(lambda leaf, final: following(leaf, final, self.cuts.at), self.seen, self.cuts.seen)
 
 
-def experience_of(rollout: Rollout) -> Experience:
-    """What the replay keeps of a rollout; every array leads with `B`, then `T`."""
-    t = rollout.transitions
-    kept = Experience(
-        obs=t.now.obs,
-        state=t.now.state,
-        available=t.now.available,
-        alive=t.now.alive,
-        action=t.action,
-        reward=t.next.reward,
-        next_obs=t.next.obs,
-        next_state=t.next.state,
-        next_available=t.next.available,
-        next_alive=t.next.alive,
-        first=t.first,
-        memory=(),
-    )
-    return replace(jax.tree.map(lambda leaf: leaf.swapaxes(0, 1), kept), memory=rollout.memory)
+def seen_in(step: Step) -> Seen:
+    """What networks are told of this step."""
+    return Seen(step.obs, step.state, step.available)
 
 
-def in_time(sequences: Experience) -> Experience:
-    """A sample whose arrays lead with `T K` instead of `K T`; memories still lead with `K`."""
-    turned = jax.tree.map(lambda leaf: leaf.swapaxes(0, 1), replace(sequences, memory=()))
-    return replace(turned, memory=sequences.memory)
+def cuts_of(t: Transition, spec: Spec) -> Cuts:
+    """Where the clock cut episodes off in a rollout."""
+    length = t.first.shape[0]
+    places = spec.cuts(length)
+    times = jnp.arange(length)[:, None]
+    if spec.aligned(length):
+        at = jnp.where(t.next.truncated[-1:], length - 1, length)
+        return Cuts(jax.tree.map(lambda leaf: leaf[-1:], seen_in(t.next)), at)
+    at = jnp.where(t.next.truncated, times, length)
+    if places < length:
+        at = jnp.sort(at, axis=0)[:places]
+    return Cuts(jax.tree.map(lambda leaf: at_cuts(leaf, at), seen_in(t.next)), at)
 
 
-def rows_for(capacity: int, length: int, envs: int) -> int:
-    """Sequences in a replay: enough for `capacity` transitions, a multiple of `envs`, so that writing never wraps."""
-    return max(1, -(-capacity // (length * envs))) * envs
+def at_cuts(x: Shaped[Array, "T B *rest"], at: Int[Array, "E B"]) -> Shaped[Array, "E B *rest"]:
+    """The entries of the transitions that led to a cut; anything where a place is not used."""
+    if at.shape[0] == x.shape[0]:
+        return x
+    rows = jnp.minimum(at, x.shape[0] - 1).reshape(*at.shape, *(1,) * (x.ndim - 2))
+    return jnp.take_along_axis(x, rows, axis=0)
+
+
+def following(
+    x: Shaped[Array, "T1 B *rest"], at_cut: Shaped[Array, "E B *rest"], at: Int[Array, "E B"]
+) -> Shaped[Array, "T B *rest"]:
+    """What is true of the step that each transition led to, from what is true of each step and of the final ones."""
+    later = x[1:]
+    length = later.shape[0]
+    as_wide = lambda flags: flags.reshape(*flags.shape, *(1,) * (x.ndim - 2))  # noqa: E731
+    if at.shape[0] == length:
+        return jnp.where(as_wide(at < length), at_cut, later)
+    for place in range(at.shape[0]):
+        here = jnp.arange(length)[:, None] == at[place]
+        later = jnp.where(as_wide(here), at_cut[place], later)
+    return later
+
+
+def steps_after(now: PyTree[Array], last: PyTree[Array]) -> PyTree[Array]:
+    """Arrays of T steps, `T B ...`, moved on by one: `last` is what came after them, `B ...`."""
+    return jax.tree.map(lambda a, b: jnp.concatenate([a[1:], b[None]]), now, last)

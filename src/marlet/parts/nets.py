@@ -1,5 +1,6 @@
 """Networks: plain trees of arrays, and teams of them that say which agent uses which copy."""
 
+from collections.abc import Sequence
 from functools import partial
 
 import equinox as eqx
@@ -8,6 +9,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PyTree
 
 from marlet.types import Key, Spec
+
+NARROW = 16
+"""Products with fewer columns are widened to as many: on a CPU their gradient is twice as fast so."""
 
 
 class Linear(eqx.Module):
@@ -24,7 +28,11 @@ class Linear(eqx.Module):
         self.bias = jnp.zeros(outputs, jnp.float32)
 
     def __call__(self, x: Float[Array, "*batch inputs"]) -> Float[Array, "*batch outputs"]:
-        return x @ self.weight + self.bias
+        outputs = self.bias.shape[-1]
+        if not 1 < outputs < NARROW:
+            return x @ self.weight + self.bias
+        wide = jnp.pad(self.weight, ((0, 0), (0, NARROW - outputs)))
+        return (x @ wide)[..., :outputs] + self.bias
 
 
 class GRU(eqx.Module):
@@ -38,16 +46,107 @@ class GRU(eqx.Module):
         self.inputs = Linear(inputs, 3 * size, key=input_key, scale=1.0)
         self.recurrent = Linear(size, 3 * size, key=recurrent_key, scale=1.0)
 
-    def step(
-        self, memory: Float[Array, "*batch size"], driven: Float[Array, "*batch three_sizes"]
-    ) -> Float[Array, "*batch size"]:
-        """The next memory; `driven` is `self.inputs(x)`, which a caller computes for all steps at once."""
-        driven_reset, driven_update, driven_new = jnp.split(driven, 3, axis=-1)
-        reset, update, new = jnp.split(self.recurrent(memory), 3, axis=-1)
-        reset = jax.nn.sigmoid(driven_reset + reset)
-        update = jax.nn.sigmoid(driven_update + update)
-        new = jnp.tanh(driven_new + reset * new)
-        return update * memory + (1 - update) * new
+    def step(self, memory: Float[Array, "*batch m"], x: Float[Array, "*batch h"]) -> Float[Array, "*batch m"]:
+        """The next memory."""
+        driven, recurrent = jnp.split(self.inputs(x), 3, axis=-1), jnp.split(self.recurrent(memory), 3, axis=-1)
+        return _mixed(memory, *_gates(driven, recurrent))
+
+    def unroll(
+        self, memory: Float[Array, "B m"], xs: Float[Array, "T B h"], first: Bool[Array, "T B"]
+    ) -> Float[Array, "T B m"]:
+        """The memory after each of T steps; it starts from zeros where `first`. Only the recurrent product is in the scan."""
+        return recurrence(self.recurrent.weight, self.recurrent.bias, self.inputs(xs), memory, ~first)
+
+
+Three = Sequence[Array]
+"""One array each for the reset gate, the update gate and the new content."""
+
+
+def _gates(driven: Three, recurrent: Three) -> tuple[Array, Array, Array]:
+    """How much of the memory the new content is told of, how much of it stays, and the new content."""
+    reset = jax.nn.sigmoid(driven[0] + recurrent[0])
+    update = jax.nn.sigmoid(driven[1] + recurrent[1])
+    return reset, update, jnp.tanh(driven[2] + reset * recurrent[2])
+
+
+def _mixed(memory: Array, reset: Array, update: Array, new: Array) -> Array:
+    return update * memory + (1 - update) * new
+
+
+@jax.custom_vjp
+def recurrence(
+    weight: Float[Array, "m three_m"],
+    bias: Float[Array, " three_m"],
+    driven: Float[Array, "T B three_m"],
+    memory: Float[Array, "B m"],
+    keep: Bool[Array, "T B"],
+) -> Float[Array, "T B m"]:
+    """The memory after each step of a GRU, whose memory is dropped where it does not `keep` it.
+
+    Without a gradient the three gates have arrays of their own, which XLA fuses into vectorised loops as it does not the
+    slices of one array (2.3 times as fast). With a gradient and no more rows B than units, the weights' gradient is one
+    product after the backward scan instead of a sum within it (1.6 times as fast for 24 rows of 128 units).
+    """
+    parts = jnp.split(weight, 3, axis=1), jnp.split(bias, 3), jnp.split(driven, 3, axis=-1)
+    weights, biases, driven_parts = parts
+
+    def body(memory: Array, step: tuple[Three, Array]) -> tuple[Array, Array]:
+        driven, keep = step
+        memory = jnp.where(keep[:, None], memory, 0.0)
+        recurrent = [memory @ w + b for w, b in zip(weights, biases, strict=True)]
+        memory = _mixed(memory, *_gates(driven, recurrent))
+        return memory, memory
+
+    return jax.lax.scan(body, memory, (driven_parts, keep))[1]
+
+
+def _forward(weight, bias, driven, memory, keep):
+    """The memories, and what the gradient needs."""
+    few_rows = memory.shape[0] <= memory.shape[1]
+
+    def plain(weight, bias, driven, memory):
+        def body(memory, step):
+            driven, keep = step
+            memory = jnp.where(keep[:, None], memory, 0.0)
+            recurrent = jnp.split(memory @ weight + bias, 3, axis=-1)
+            gates = _gates(jnp.split(driven, 3, axis=-1), recurrent)
+            after = _mixed(memory, *gates)
+            return after, (after, (memory, *gates, recurrent[2]) if few_rows else None)
+
+        return jax.lax.scan(body, memory, (driven, keep))[1]
+
+    if few_rows:
+        memories, noted = plain(weight, bias, driven, memory)
+        return memories, (noted, weight, keep)
+    memories, backward = jax.vjp(lambda *given: plain(*given)[0], weight, bias, driven, memory)
+    return memories, backward
+
+
+def _backward(residuals, slope: Float[Array, "T B m"]):
+    """Gradients of weight, bias, driven and memory, from those of the memories."""
+    if not isinstance(residuals, tuple):
+        return (*residuals(slope), None)
+    noted, weight, keep = residuals
+
+    def body(later: Array, step: tuple) -> tuple[Array, tuple[Array, Array, Array]]:
+        slope, (before, reset, update, new, told), keep = step
+        slope = slope + later
+        by_new = slope * (1 - update) * (1 - new**2)
+        by_update = slope * (before - new) * update * (1 - update)
+        by_reset = by_new * told * reset * (1 - reset)
+        back = slope * update + jnp.concatenate([by_reset, by_update, by_new * reset], axis=-1) @ weight.T
+        return jnp.where(keep[:, None], back, 0.0), (by_reset, by_update, by_new)
+
+    before, reset, *_ = noted
+    start, (by_reset, by_update, by_new) = jax.lax.scan(
+        body, jnp.zeros_like(before[0]), (slope, noted, keep), reverse=True
+    )
+    by_recurrent = jnp.concatenate([by_reset, by_update, by_new * reset], axis=-1)
+    by_driven = jnp.concatenate([by_reset, by_update, by_new], axis=-1)
+    return jnp.einsum("tbm,tbk->mk", before, by_recurrent), by_recurrent.sum((0, 1)), by_driven, start, None
+
+
+recurrence.defvjp(_forward, _backward)
 
 
 ACTIVATIONS = {"relu": jax.nn.relu, "tanh": jnp.tanh}
@@ -96,7 +195,7 @@ class Net(eqx.Module):
         """One step for any number of leading axes; without a memory, `m` is 0."""
         x = self.features(x)
         if self.gru is not None:
-            memory = x = self.gru.step(memory, self.gru.inputs(x))
+            memory = x = self.gru.step(memory, x)
         return memory, self.last(x)
 
     def unroll(
@@ -109,14 +208,7 @@ class Net(eqx.Module):
         xs = self.features(xs)
         if self.gru is None:
             return jnp.zeros((*xs.shape[:-1], 0), xs.dtype), self.last(xs)
-        gru = self.gru
-
-        def body(memory: Array, step: tuple[Array, Array]) -> tuple[Array, Array]:
-            driven, first = step
-            memory = gru.step(jnp.where(first[:, None], 0.0, memory), driven)
-            return memory, memory
-
-        _, memories = jax.lax.scan(body, memory, (gru.inputs(xs), first))
+        memories = self.gru.unroll(memory, xs, first)
         return memories, self.last(memories)
 
 

@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Float
 
 from marlet.options import check_options, option
 from marlet.parts.nets import Team
+from marlet.parts.shards import averaged
 
 NARROWEST = 1e-2
 """Smallest standard deviation taken at its word; returns that hardly differ are not blown up."""
@@ -51,9 +52,15 @@ class Normaliser(ABC):
 
     @abstractmethod
     def update(
-        self, statistics: Statistics, critic: Team, returns: Float[Array, "T B n"], counts: Bool[Array, "T B n"]
+        self,
+        statistics: Statistics,
+        critic: Team,
+        returns: Float[Array, "T B n"],
+        counts: Bool[Array, "T B n"],
+        axis: str | None = None,
     ) -> tuple[Statistics, Team]:
-        """Take in the returns of a rollout, those that count, once; the critic may change with them."""
+        """Take in the returns of a rollout, those that count, once; the critic may change with them. Devices along `axis`
+        each bring their own."""
 
     def normalised(
         self, statistics: Statistics, critic: Team, value: Float[Array, "*batch n"]
@@ -73,7 +80,12 @@ class Raw(Normaliser):
     """The critic predicts values as they are."""
 
     def update(
-        self, statistics: Statistics, critic: Team, returns: Float[Array, "T B n"], counts: Bool[Array, "T B n"]
+        self,
+        statistics: Statistics,
+        critic: Team,
+        returns: Float[Array, "T B n"],
+        counts: Bool[Array, "T B n"],
+        axis: str | None = None,
     ) -> tuple[Statistics, Team]:
         return statistics, critic
 
@@ -85,9 +97,14 @@ class Running(Normaliser):
     rate: float = option(0.02, "weight of a rollout's returns in the statistics", low=1e-6, high=1.0)
 
     def update(
-        self, statistics: Statistics, critic: Team, returns: Float[Array, "T B n"], counts: Bool[Array, "T B n"]
+        self,
+        statistics: Statistics,
+        critic: Team,
+        returns: Float[Array, "T B n"],
+        counts: Bool[Array, "T B n"],
+        axis: str | None = None,
     ) -> tuple[Statistics, Team]:
-        return _taken_in(statistics, critic, returns, counts, self.rate), critic
+        return _taken_in(statistics, critic, returns, counts, self.rate, axis), critic
 
 
 @dataclass(frozen=True)
@@ -98,9 +115,14 @@ class PopArt(Normaliser):
     rate: float = option(0.02, "weight of a rollout's returns in the statistics", low=1e-6, high=1.0)
 
     def update(
-        self, statistics: Statistics, critic: Team, returns: Float[Array, "T B n"], counts: Bool[Array, "T B n"]
+        self,
+        statistics: Statistics,
+        critic: Team,
+        returns: Float[Array, "T B n"],
+        counts: Bool[Array, "T B n"],
+        axis: str | None = None,
     ) -> tuple[Statistics, Team]:
-        later = _taken_in(statistics, critic, returns, counts, self.rate)
+        later = _taken_in(statistics, critic, returns, counts, self.rate, axis)
         return later, preserved(critic, statistics, later)
 
 
@@ -113,17 +135,24 @@ def preserved(critic: Team, old: Statistics, new: Statistics) -> Team:
 
 
 def _taken_in(
-    statistics: Statistics, critic: Team, returns: Float[Array, "T B n"], counts: Bool[Array, "T B n"], rate: float
+    statistics: Statistics,
+    critic: Team,
+    returns: Float[Array, "T B n"],
+    counts: Bool[Array, "T B n"],
+    rate: float,
+    axis: str | None,
 ) -> Statistics:
     """Running statistics with those of one rollout; a copy of which nothing counted stays as it is."""
     mine = jnp.arange(max(critic.uses) + 1)[:, None] == jnp.array(critic.uses)  # copies n
     per_copy = lambda x: (mine * x.sum((0, 1))).sum(-1)  # noqa: E731
     weight = counts.astype(returns.dtype)
-    number = per_copy(weight)
+    number, total, squares = averaged(
+        (per_copy(weight), per_copy(weight * returns), per_copy(weight * returns**2)), axis
+    )
     fraction = jnp.where(number > 0, rate, 0.0)
-    shift = lambda old, new: old + fraction * (new / jnp.maximum(number, 1.0) - old)  # noqa: E731
+    shift = lambda old, new: old + fraction * (new / jnp.maximum(number, 1e-12) - old)  # noqa: E731
     return Statistics(
         weight=shift(statistics.weight, number),
-        total=shift(statistics.total, per_copy(weight * returns)),
-        squares=shift(statistics.squares, per_copy(weight * returns**2)),
+        total=shift(statistics.total, total),
+        squares=shift(statistics.squares, squares),
     )
