@@ -29,7 +29,9 @@ def _options(*options: Option) -> dict[str, Option]:
     return {option.name: option for option in options}
 
 
-ENV = Option("env", "str", "''", "another environment to play in, or the run's own where it is code of yours")
+ENV = Option(
+    "env", "str", "''", "another environment (its options: --env.NAME), or the run's own where it is code of yours"
+)
 LEARNER = Option("seed", "int | None", "None", "which learner; the best one, when left out")
 
 TRAIN = _options(
@@ -61,9 +63,15 @@ TRAIN = _options(
         "workers", "int | None", "None", "processes that step an environment that lives in Python; one a core", low=0
     ),
     Option("save_every", "float", "30.0", "seconds between two checkpoints: what a power cut loses at the most", low=0),
-    Option("resume", "str | None", "None", "go on with this run instead of starting one; only --env and --quiet apply"),
+    Option("options", "str | None", "None", "a JSON file of options: what is typed beside it goes before"),
+    Option(
+        "resume",
+        "str | None",
+        "None",
+        "go on with this run instead of starting one; only --env, --quiet and --workers apply",
+    ),
 )
-ALLOWED_WITH_RESUME = {"resume", "quiet", "workers", "env", "debug"}
+ALLOWED_WITH_RESUME = {"resume", "quiet", "workers", "env"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -87,6 +95,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def dispatch(argv: list[str]) -> None:
     """Find the command and give it its words and options."""
     name, *rest = argv or ["--help"]
+    if name == "help" and rest:
+        name, rest = rest[0], [*rest[1:], "--help"]
     if name in ("--help", "-h", "help"):
         print(manual.introduction(COMMANDS.values()))
         return
@@ -94,7 +104,9 @@ def dispatch(argv: list[str]) -> None:
         print(f"marlet {version('marlet')}")
         return
     if name not in COMMANDS:
-        raise MarletError(f"There is no command '{printable(name)}'.{nearest(name, COMMANDS)}")
+        raise MarletError(
+            f"There is no command '{printable(name)}'.{nearest(name, [*COMMANDS, '--help', '--version'])}"
+        )
     command = COMMANDS[name]
     asked = {"--help", "-h"}.intersection(rest)
     words, given = split([token for token in rest if token not in asked], COMMANDS.values())
@@ -133,14 +145,14 @@ def evaluate(command: Command, words: list[str], given: Given) -> None:
     found = door.evaluate(path, env(), episodes=own["episodes"], seed=own["seed"], again=own["again"])
     print(as_text(found.rows()))
     print(
-        f"{len(found.returns)} episodes of {found.lengths.mean():.1f} steps, {found.solved.mean():.0%} ended by the world"
+        f"{len(found.returns)} episodes of {found.lengths.mean():.1f} steps, "
+        f"{found.solved.mean():.0%} ended by the world and not by the clock"
     )
 
 
 def compare(command: Command, words: list[str], given: Given) -> None:
     """Print a table of runs; with --out also curves.png, table.csv and table.md."""
-    if not words:
-        raise MarletError("compare needs at least one run: marlet compare RUN RUN ...")
+    counted(command, words, max(1, len(words)))
     own, _ = own_and_env(command, given)
     from marlet.runs.directory import Run
     from marlet.runs.report import as_text, improvements
@@ -192,7 +204,9 @@ def check_env(command: Command, words: list[str], given: Given) -> None:
 
 EVALUATE = _options(
     Option("episodes", "int", "512", "how many", low=1),
-    Option("again", "bool", "False", "those of the run's own evaluations (--episodes as many), not fresh ones"),
+    Option(
+        "again", "bool", "False", "the episodes of the run's own evaluations (--episodes as many) and not fresh ones"
+    ),
     ENV,
     LEARNER,
 )

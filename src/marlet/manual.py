@@ -5,8 +5,8 @@ from collections.abc import Iterable, Mapping
 
 from marlet.catalogue import algorithm_entry, algorithm_names, env_entry, env_names, is_foreign, settings
 from marlet.errors import MarletError, nearest
-from marlet.sources import Option
-from marlet.words import Command, flag, printable
+from marlet.sources import Entry, Option
+from marlet.words import Command, algorithm_first, flag, printable
 
 WIDTH = 100
 
@@ -15,15 +15,15 @@ marlet COMMAND ...   multi-agent reinforcement learning on JAX
 
 {commands}
 
-`marlet COMMAND --help` tells the rest; `marlet train qmix spread --help` every option of that algorithm and environment.
+`marlet COMMAND --help` tells the rest, `marlet list` what there is to train, and
+`marlet train qmix spread --help` every option of that algorithm and environment.
 
 Examples:
   marlet train qmix spread --seeds 4 --steps 2e6 --learning-rate 1e-3 --env.agents 4
   marlet train iql pettingzoo:mpe2.simple_spread_v3 --steps 1e6
   marlet compare runs/qmix-... runs/vdn-... --out comparison
 
-Algorithms:    {algorithms}
-Environments:  {environments}, pettingzoo:MODULE, or your own PACKAGE.MODULE:FUNCTION
+{names}
 """
 
 DEBUG = Option("debug", "bool", "False", "show the whole traceback when something goes wrong")
@@ -31,28 +31,35 @@ DEBUG = Option("debug", "bool", "False", "show the whole traceback when somethin
 
 def introduction(commands: Iterable[Command]) -> str:
     """What `marlet --help` says."""
+    envs = [*env_names(), "pettingzoo:MODULE, or your own PACKAGE.MODULE:FUNCTION"]
     return INTRODUCTION.format(
         commands=columns((f"{command.name} {command.words}", command.summary) for command in commands),
-        algorithms=", ".join(algorithm_names()),
-        environments=", ".join(env_names()),
+        names=columns([("Algorithms", ", ".join(algorithm_names())), ("Environments", ", ".join(envs))]),
     ).rstrip()
 
 
 def help_of(command: Command, words: list[str]) -> str:
     """What a command does, and its options; those of the algorithm and environment where they are named."""
-    parts = [f"{command.usage}{' [options]' if command.options else ''}\n\n{command.summary}"]
-    if command.options:
-        parts.append("Options\n" + options(command.options | {"debug": DEBUG}))
-    if command.name == "train" and not words:
-        parts.append("Options of an algorithm and an environment: name them, as in `marlet train qmix spread --help`.")
+    parts = [f"{command.usage} [options]", command.summary]
+    parts.append("Options\n" + options(command.options | {"debug": DEBUG}))
     if command.name == "train" and words:
-        entry = algorithm_entry(words[0])
-        parts.append(f"Options of {entry.name}: {entry.summary}\n" + options(settings(entry, {})))
-    envs = {"train": words[1:], "check-env": words}.get(command.name)
-    if envs and not is_foreign(envs[0]):
-        entry = env_entry(envs[0])
-        parts.append(f"Options of {entry.name}: {entry.summary}\n" + options(settings(entry, {}), "env."))
+        parts.append(options_of(algorithm_first(words)))
+    envs = {"train": words[1:], "check-env": words}.get(command.name, [])
+    if envs and is_foreign(envs[0]):
+        parts.append(f"Options of {printable(envs[0])}: what it takes by name, as --env.NAME VALUE.")
+    elif envs:
+        parts.append(options_of(env_entry(envs[0]), "env."))
+    elif "ENV" in command.words:
+        parts.append(
+            f"What you name has options of its own: `{command.example} --help`. `marlet list` tells what there is."
+        )
     return "\n\n".join(parts)
+
+
+def options_of(entry: Entry, prefix: str = "") -> str:
+    """What an algorithm or environment is, and its options."""
+    head = textwrap.fill(f"Options of {entry.name}: {entry.summary}", WIDTH)
+    return f"{head}\n{options(settings(entry, {}), prefix)}"
 
 
 def contents() -> str:

@@ -4,6 +4,7 @@ Options are read here and not by a library because they are known only when the 
 are, must be known without importing them, and a mistake is answered by one sentence with the nearest real name.
 """
 
+import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -64,15 +65,10 @@ def split(tokens: Iterable[str], commands: Iterable[Command]) -> tuple[list[str]
     Raises:
         MarletError: for an option without its value, or given twice.
     """
-    words, given, waiting = [], {}, ""
+    words, given, name = [], {}, ""
     known = switches(commands)
     for token in tokens:
-        if not token.startswith("--"):
-            if waiting:
-                given[waiting], waiting = token, ""
-            else:
-                words.append(token)
-        else:
+        if token.startswith("--"):
             text, equals, value = token[2:].partition("=")
             name = text.replace("-", "_")
             off = name not in known and name.startswith("no_")
@@ -86,7 +82,17 @@ def split(tokens: Iterable[str], commands: Iterable[Command]) -> tuple[list[str]
             else:
                 # A misspelt switch looks like this, too: the caller knows the names and says which it is.
                 given[name] = MISSING
-            waiting = name if given[name] == MISSING else ""
+        elif name and given[name] == MISSING:
+            given[name] = token
+        elif token.startswith("-"):
+            raise MarletError(
+                f"'{printable(token)}' begins with one dash, but options begin with two: -{printable(token)}"
+            )
+        elif name in known and token.lower() in ("true", "false"):
+            raise MarletError(f"{flag(name)} takes no value: say {flag(name)} or --no-{flag(name)[2:]}.")
+        else:
+            words.append(token)
+    given.pop("debug", None)  # it is for `main`, whatever the command
     return words, given
 
 
@@ -110,25 +116,28 @@ def counted(command: Command, words: list[str], count: int) -> list[str]:
         return words
     if len(words) > count:
         raise MarletError(f"'{printable(words[count])}' is one word too many: {command.usage}")
-    raise MarletError(f"Something is missing: {command.usage}, such as `{command.example}`. See: marlet list")
+    raise MarletError(
+        f"Something is missing: {command.usage}, such as `{command.example}`. See: marlet {command.name} --help"
+    )
 
 
-def refuse_strangers(command: str, given: Given, known: Iterable[str]) -> None:
-    """Refuse options that the command does not have, and those left without a value.
+def refuse_strangers(command: str, given: Given, known: Iterable[str], source: str = "") -> None:
+    """Refuse options that the command does not have, and those left without a value; `source` is the file they are from.
 
     Raises:
         MarletError: with the nearest real option.
     """
-    known = {*known, "debug"}
+    known = set(known)
     for name in given:
         if name not in known:
+            whole = name.partition(".")[0]
+            part = f" with {flag(whole)} {printable(given[whole])}" if whole in known and whole in given else ""
             close = nearest(flag(name), map(flag, known))
-            close = close if "Did you mean" in close else f" See: marlet {command.split()[0]} --help"
-            raise MarletError(f"`marlet {command}` has no option {printable(flag(name))}.{close}")
+            close = close if "Did you mean" in close and not part else f" See: marlet {command} --help"
+            raise MarletError(f"{source}`marlet {command}` has no option {printable(flag(name))}{part}.{close}")
     for name, value in given.items():
         if value == MISSING:
-            metavar = {"resume": "RUN", "out": "PATH", "env": "NAME", "steps": "2e6"}.get(name, "VALUE")
-            raise MarletError(f"{flag(name)} needs a value: {flag(name)} {metavar}")
+            raise MarletError(f"{flag(name)} needs a value after it.")
 
 
 def chosen(
@@ -139,25 +148,62 @@ def chosen(
     Raises:
         MarletError: for the first thing that is not as it should be.
     """
-    if len(words) == 2 and words[0] in env_names() and words[1] in algorithm_names():
-        raise MarletError(f"The algorithm comes first: marlet train {words[1]} {words[0]}")
     if words:
-        algorithm_entry(words[0])
+        algorithm_first(words)
     name, env_name = counted(command, words, 2)
+    if env_name in algorithm_names():
+        raise MarletError(f"'{env_name}' is an algorithm: marlet train {name} ENV, or {name} ENV --versus {env_name}")
+    path = given.get("options", MISSING)
+    kept = {} if path == MISSING else from_file(path, name, env_name)
+    typed, given = given, kept | given
     entry = algorithm_entry(name)
     of_env = of_environment(given)
     others = {key: value for key, value in given.items() if not key.startswith("env.") and key not in command.options}
     known = {*settings(entry, others), *command.options}
     known |= {f"env.{key}" for key in (of_env if is_foreign(env_name) else settings(env_entry(env_name), of_env))}
-    refuse_strangers(f"train {name} {printable(env_name)}", given, known)
-    others.pop("debug", None)
+    refuse_strangers(f"train {name} {printable(env_name)}", typed, known)
+    refuse_strangers(f"train {name} {printable(env_name)}", kept, known - {"options", "resume"}, f"{path}: ")
     checked(entry, others)
     own = command.checked(given)
+    own.pop("options", None)
     for opponent in filter(None, own.get("versus", "").split(",")):
         if not Path(opponent).is_dir():
             algorithm_entry(opponent)
     check_environment(command, env_name, of_env)
     return (name, others), (env_name, of_env), own
+
+
+def algorithm_first(words: list[str]) -> Entry:
+    """The algorithm that the first word names.
+
+    Raises:
+        MarletError: if it is none; where it is an environment, with the right order.
+    """
+    if words[0] in env_names():
+        first = words[1] if words[1:] and words[1] in algorithm_names() else "ALGORITHM"
+        raise MarletError(f"The algorithm comes first: marlet train {first} {words[0]}")
+    return algorithm_entry(words[0])
+
+
+def from_file(path: str, algorithm: str, env: str) -> Given:
+    """The options in a JSON file, as the text in which they would be typed: `{"options": {"envs": 8, "mixer.size": 32}}`.
+
+    Raises:
+        MarletError: if it cannot be read, or says that it is for another algorithm or environment.
+    """
+    try:
+        found = json.loads(Path(path).read_text("utf-8"))
+    except OSError as cause:
+        raise MarletError(f"The options of {path} cannot be read: {cause.strerror}.") from None
+    except (ValueError, RecursionError) as cause:
+        raise MarletError(f"{path} is not JSON: {cause}.") from None
+    if not isinstance(found, dict) or not isinstance(found.get("options"), dict):
+        raise MarletError(f'{path} should hold options, such as {{"options": {{"envs": 8, "mixer.size": 32}}}}.')
+    for what, name in (("algorithm", algorithm), ("env", env)):
+        if found.get(what, name) != name:
+            raise MarletError(f"{path} has options for the {what} '{found[what]}', but '{name}' was named.")
+    text = lambda value: value if isinstance(value, str) else "none" if value is None else json.dumps(value)  # noqa: E731
+    return {name.replace("-", "_"): text(value) for name, value in found["options"].items()}
 
 
 def own_and_env(command: Command, given: Given, env_name: str = "") -> tuple[dict[str, Any], Callable[[], Any]]:
