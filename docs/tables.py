@@ -15,6 +15,7 @@ from pathlib import Path
 
 from marlet.catalogue import algorithm_entry, algorithm_names, env_entry, env_names, settings
 from marlet.sources import Option
+from marlet.words import flag
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -52,14 +53,9 @@ def options(known: Mapping[str, Option], prefix: str = "") -> str:
         return "No options."
     rows = []
     for name, option in known.items():
-        values = ", ".join(map(str, option.parts or option.choices))
-        if option.low is not None or option.high is not None:
-            low, high = ("" if end is None else f"{end:g}" for end in (option.low, option.high))
-            values = f"{low} to {high}" if low and high else f"at least {low}" if low else f"at most {high}"
-        typed = "--" + (prefix + name).replace("_", "-")
-        rows.append(
-            (f"`{typed}`", f"`{option.shown_default}`" if option.shown_default else "", cell(option.help), values)
-        )
+        values = option.range or ", ".join(map(str, option.parts or option.choices))
+        default = f"`{option.shown_default}`" if option.shown_default else ""
+        rows.append((f"`{flag(prefix + name)}`", default, cell(option.help), values))
     return table(("option", "default", "meaning", "values"), rows)
 
 

@@ -1,17 +1,23 @@
 """The command line as a user types it: what works, what is refused in one sentence, and how fast."""
 
+import contextlib
 import csv
+import json
+import math
 import os
+import pty
 import signal
+import struct
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
 import pytest
 
 import marlet
-from marlet import catalogue, cli, sources
+from marlet import catalogue, cli, manual, sources
 from marlet.errors import CheckpointFault, MarletError
 from marlet.runs.directory import Run
 from marlet.runs.progress import ProgressLine, short
@@ -33,7 +39,8 @@ def home(tmp_path_factory):
 @pytest.fixture(scope="module")
 def run(home):
     """A tiny tabular run, trained by the command."""
-    assert cli.main(["train", "tabular_iql", "two_step", *TINY, "--out", str(home), "--name", "first"]) == 0
+    argv = ["train", "tabular_iql", "two_step", *TINY, "--tensorboard", "--out", str(home), "--name", "first"]
+    assert cli.main(argv) == 0
     return home / "first"
 
 
@@ -55,14 +62,26 @@ def refused(capsys, *argv, code=2):
     ("argv", "message"),
     [
         ("trian", "Did you mean 'train'"),
+        ("help trian", "Did you mean 'train'"),
+        ("version", "Did you mean '--version'"),
+        ("--helpp", "Did you mean '--help'"),
         ("train", "Something is missing: marlet train ALGORITHM ENV"),
         ("train qmix", "Something is missing"),
         ("train qmxi spread", "no algorithm 'qmxi'. Did you mean 'qmix'"),
         ("train qmix sprad", "no environment 'sprad'. Did you mean 'spread'"),
         ("train spread qmix", "The algorithm comes first: marlet train qmix spread"),
+        ("train spread", "The algorithm comes first: marlet train ALGORITHM spread"),
+        ("train spread --help", "The algorithm comes first: marlet train ALGORITHM spread"),
+        ("train qmix vdn", "'vdn' is an algorithm: marlet train qmix ENV"),
         ("train qmix spread more", "'more' is one word too many"),
         ("train qmix spread --lerning-rate 1", "Did you mean '--learning-rate'"),
         ("train qmix spread --lerning_rate=1", "Did you mean '--learning-rate'"),
+        ("train qmix spread --lr 1", "Did you mean '--learning-rate'"),
+        ("train qmix spread --zzz 1", "has no option --zzz. See: marlet train qmix spread --help"),
+        ("train qmix spread -steps 5", "options begin with two: --steps"),
+        ("train qmix spread --double false", "--double takes no value: say --double or --no-double"),
+        ("train qmix spread --mixer sun", "There is no mixer 'sun'. Did you mean 'sum'?"),
+        ("train qmix spread --mixer sum --mixer.size 3", "has no option --mixer.size with --mixer sum"),
         ("train qmix spread --agents 3", "Did you mean '--env.agents'"),
         ("train qmix spread --env.agent 3", "Did you mean '--env.agents'"),
         ("train qmix spread --mixer.siz 3", "Did you mean '--mixer.size'"),
@@ -82,7 +101,7 @@ def refused(capsys, *argv, code=2):
         ("evaluate runs/nowhere", "is not a run"),
         ("evaluate runs/nowhere --episodes 0", "must be at least 1"),
         ("evaluate runs/nowhere --env.agents 3", "needs the environment's name"),
-        ("compare", "at least one run"),
+        ("compare", "Something is missing: marlet compare RUN ..."),
         ("watch runs/nowhere --ot x", "Did you mean '--out'"),
         ("list qmxi", "Did you mean 'qmix'"),
         ("check-env gird", "Did you mean 'grid'"),
@@ -140,7 +159,7 @@ def test_training_takes_what_the_command_offers():
 
     from marlet import door
 
-    offered = {name: option for name, option in cli.TRAIN.items() if name != "resume"}
+    offered = {name: option for name, option in cli.TRAIN.items() if name not in ("resume", "options")}
     parameters = {name: p for name, p in inspect.signature(door.train).parameters.items() if p.kind == p.KEYWORD_ONLY}
     assert set(offered) == set(parameters)
     assert {name: sources.literal(option.default) for name, option in offered.items()} == {
@@ -166,6 +185,19 @@ def test_help_teaches(capsys):
     assert "--[no-]double" in told
     assert "--env.sight INT" in told
     assert "0 to 1; default" in told
+
+
+def test_help_fits_a_terminal_and_is_of_what_is_named(capsys):
+    def told(line):
+        assert cli.main(line.split()) == 0
+        return capsys.readouterr().out
+
+    for line in ("--help", "list", "train qmix spread --help"):
+        assert max(map(len, told(line).splitlines())) <= manual.WIDTH
+    assert told("help") == told("--help")
+    assert told("help train qmix spread") == told("train qmix spread --help")
+    assert "options of its own: `marlet check-env spread --help`" in told("check-env --help")
+    assert "Options of my_pkg:make: what it takes by name, as --env.NAME VALUE." in told("train vdn my_pkg:make --help")
 
 
 def test_the_list_tells_of_everything(capsys):
@@ -201,7 +233,28 @@ def test_training_leaves_a_run_with_pictures(run, capsys):
     assert (run / "tables.png").stat().st_size > 1000
 
 
-def test_options_reach_the_algorithm_the_environment_and_the_training(monkeypatch, capsys):
+def test_tensorboard_is_told_the_numbers_of_the_table_and_no_others(run):
+    from tensorboardX.proto.event_pb2 import Event
+
+    (file,) = (run / "events").iterdir()
+    data, seen = file.read_bytes(), {}
+    while data:  # each record: its length in 8 bytes, 4 to check that, the record, 4 to check it
+        (length,) = struct.unpack("<Q", data[:8])
+        event, data = Event.FromString(data[12 : 12 + length]), data[16 + length :]
+        seen |= {(value.tag, event.step): value.simple_value for value in event.summary.value}
+    metrics = Run(run).metrics()
+    table = {
+        (f"seed_{int(seed)}/{name}", int(steps)): value
+        for name in metrics.keys() - {"steps", "seed"}
+        for steps, seed, value in zip(metrics["steps"], metrics["seed"], metrics[name], strict=True)
+    }
+    assert any(map(math.isnan, table.values()))
+    assert seen == pytest.approx({key: value for key, value in table.items() if not math.isnan(value)})
+
+
+@pytest.fixture
+def reached(monkeypatch):
+    """What arrives where `marlet train` would begin to compute."""
     reached = {}
 
     class Door:
@@ -213,6 +266,10 @@ def test_options_reach_the_algorithm_the_environment_and_the_training(monkeypatc
         path = "runs/here"
 
     monkeypatch.setattr(cli, "prepared", lambda: Door)
+    return reached
+
+
+def test_options_reach_the_algorithm_the_environment_and_the_training(reached, capsys):
     options = "--env.regrowth=0.25 --env.shared --mixer.size 8 --no-double --hidden 16,8 --steps 2e6 --name 12 --debug"
     assert cli.main(["train", "qmix", "grid", *options.split()]) == 0
     assert reached["env"] == catalogue.make_env("grid", {"regrowth": 0.25, "shared": True})
@@ -220,6 +277,68 @@ def test_options_reach_the_algorithm_the_environment_and_the_training(monkeypatc
     assert reached["algorithm"] == catalogue.make_algorithm("qmix", expected)
     assert reached["own"] == {"steps": 2_000_000, "name": "12"}
     assert capsys.readouterr().out == "runs/here\n"
+
+
+def test_options_come_from_a_file_and_those_on_the_line_go_before(reached, tmp_path):
+    file = tmp_path / "kept.json"
+    kept = {
+        "mixer.size": 8,
+        "double": False,
+        "hidden": [16, 8],
+        "learning-rate": 1e-2,
+        "env.shared": True,
+        "steps": 5e3,
+    }
+    file.write_text(json.dumps({"algorithm": "qmix", "env": "grid", "options": kept, "reached": -7.5}))
+    line = [
+        "train",
+        "qmix",
+        "grid",
+        "--learning-rate",
+        "0.5",
+        "--options",
+        str(file),
+        "--mixer.hyper=4",
+        "--seeds",
+        "2",
+    ]
+    assert cli.main(line) == 0
+    typed = (
+        "--mixer.size 8 --no-double --hidden 16,8 --env.shared --steps 5e3 --learning-rate .5 --mixer.hyper 4 --seeds 2"
+    )
+    by_file = dict(reached)
+    assert cli.main(["train", "qmix", "grid", *typed.split()]) == 0
+    assert by_file == reached
+    assert reached["algorithm"].learning_rate == 0.5
+    assert reached["own"] == {"steps": 5000, "seeds": 2}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "kept.json cannot be read: No such file"),
+        ("{", "kept.json is not JSON: "),
+        ("[" * 100_000, "kept.json is not JSON: "),
+        ("[1]", "kept.json should hold options, such as"),
+        ('{"envs": 8}', "kept.json should hold options, such as"),
+        ('{"algorithm": "vdn", "options": {}}', "has options for the algorithm 'vdn', but 'qmix' was named."),
+        ('{"env": "grid", "options": {}}', "has options for the env 'grid', but 'spread' was named."),
+        (
+            '{"options": {"mixer.siz": 8}}',
+            "kept.json: `marlet train qmix spread` has no option --mixer.siz. Did you mean",
+        ),
+        ('{"options": {"options": "x"}}', "has no option --options"),
+        ('{"options": {"resume": "x"}}', "has no option --resume"),
+        ('{"options": {"hidden": {"units": 8}}}', "hidden is"),
+        ('{"options": {"envs": null}}', "must be a whole number"),
+        ('{"options": {"discount": 7}}', "must be from 0.0 to 1.0"),
+    ],
+)
+def test_a_file_of_options_that_does_not_fit_is_told_in_one_sentence(capsys, tmp_path, content, message):
+    file = tmp_path / "kept.json"
+    if content is not None:
+        file.write_text(content)
+    assert message in refused(capsys, "train", "qmix", "spread", "--options", str(file))
 
 
 def test_a_name_that_is_taken_is_refused(run, capsys):
@@ -285,23 +404,40 @@ def test_checking_environments(home, capsys):
     assert "3 episodes' ends" in capsys.readouterr().out
 
 
-def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
-    """The whole command in a process of its own, stopped by Ctrl-C; compiled programs go to the user's cache."""
+def test_ctrl_c_is_answered_saves_and_says_how_to_go_on(tmp_path):
+    """The whole command on a terminal of its own, stopped by Ctrl-C; compiled programs go to the user's cache."""
     argv = [sys.executable, "-m", "marlet", "train", "tabular_iql", "two_step", "--steps", "1e9", "--name", "long"]
     env = {key: value for key, value in os.environ.items() if key != "JAX_COMPILATION_CACHE_DIR"}
-    env["XDG_CACHE_HOME"] = str(tmp_path / "cache")
+    env |= {"XDG_CACHE_HOME": str(tmp_path / "cache"), "TERM": "xterm", "COLUMNS": "120"}
+    ours, theirs = pty.openpty()
+    told = []
+
+    def listen():
+        with contextlib.suppress(OSError):  # when the other end is closed
+            while True:
+                told.append(os.read(ours, 4096))
+
     with subprocess.Popen(
-        [*argv, "--evaluations", "1", "--episodes", "4"], cwd=tmp_path, env=env, stderr=subprocess.PIPE, text=True
+        [*argv, "--evaluations", "1", "--episodes", "4"], cwd=tmp_path, env=env, stderr=theirs
     ) as process:
+        os.close(theirs)
+        listener = threading.Thread(target=listen)
+        listener.start()
         metrics = tmp_path / "runs" / "long" / "metrics.csv"
         deadline = time.monotonic() + 60
         while not (metrics.exists() and metrics.stat().st_size) and time.monotonic() < deadline:
             time.sleep(0.1)
         process.send_signal(signal.SIGINT)
-        _, told = process.communicate(timeout=60)
+        process.wait(timeout=60)
+    listener.join()
+    os.close(ours)
+    progress, answered, end = b"".join(told).decode().partition("Ctrl-C again stops at once")
     assert process.returncode == 130
-    assert "marlet train --resume runs/long" in told
-    assert "Traceback" not in told
+    assert "compiling" in progress
+    assert "/1G steps" in progress + end
+    assert answered
+    assert "Go on with: marlet train --resume runs/long" in end
+    assert "Traceback" not in end
     assert list((tmp_path / "runs" / "long" / "checkpoints").iterdir())
     assert list((tmp_path / "cache" / "marlet").glob("jax-*"))
 
@@ -318,10 +454,21 @@ def test_the_progress_line_is_quiet_but_for_the_end(capsys):
         line.update(2_000_000, rows)
     told = capsys.readouterr().err
     assert told.startswith("2M/2M steps  ")
+    assert " steps/s  " in told
     assert told.endswith("return -7.50 [-8.00, -7.00]  loss 0.5\n")
     with ProgressLine(10, quiet=True) as line:
         line.update(10, rows)
     assert capsys.readouterr().err == ""
+
+
+def test_the_rate_leaves_out_what_went_into_compiling(capsys, monkeypatch):
+    clock = iter([0.0, 10.0, 40.0, 41.0, 42.0])  # 30 seconds until the first 40 steps, then 1000 a second and seed
+    monkeypatch.setattr("marlet.runs.progress.time.monotonic", lambda: next(clock))
+    with ProgressLine(1040) as line:
+        line.update(0, [{"return": 0.0}] * 2)
+        line.moved(40)
+        line.moved(1040)
+    assert capsys.readouterr().err.startswith("1.04k/1.04k steps  2k steps/s")
 
 
 def test_the_progress_line_lives_on_a_terminal(capsys, monkeypatch):

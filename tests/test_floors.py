@@ -15,7 +15,8 @@ FLOORS = [
     {"runs"},
     {"sources"},
     {"catalogue", "testing"},
-    {"door"},
+    {"door", "words"},
+    {"manual"},
     {"cli", "__init__"},
     {"__main__"},
 ]

@@ -90,7 +90,8 @@ def settings(entry: Entry, chosen: Mapping[str, Any]) -> dict[str, Option]:
     for item in entry.options.values():
         found[item.name] = item
         if item.parts:
-            part = part_entry(_part_name(chosen.get(item.name, item.shown_default)))
+            parts = {part: part_entry(part) for part in item.parts}
+            part = _found(item.name, _part_name(chosen.get(item.name, item.shown_default)), parts)
             inside = settings(part, _inside(item.name, chosen))
             found |= {f"{item.name}.{name}": inner for name, inner in inside.items()}
     return found

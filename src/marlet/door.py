@@ -19,7 +19,7 @@ from marlet.engine.train import Trainer, Training
 from marlet.envs.base import Env
 from marlet.errors import MarletError
 from marlet.runs import evaluate as evaluation
-from marlet.runs import experiment, report
+from marlet.runs import experiment, pictures, report
 from marlet.runs.directory import Run
 from marlet.runs.policy import Policy, from_run
 from marlet.testing import check_env as check_marlet_env
@@ -76,7 +76,7 @@ def train(
         tensorboard=tensorboard,
         save_every=save_every,
     )
-    report.ready(Path(out))
+    pictures.ready(Path(out))
     env = env_of(env)
     algorithm = make_algorithm(algorithm) if isinstance(algorithm, str) else algorithm
     algorithm = against(algorithm, versus, league)
@@ -184,8 +184,8 @@ def compare(paths: Sequence[str | Path], out: str | Path | None = None) -> list[
     rows = report.table(runs)
     if out is not None:
         folder = Path(out)
-        report.ready(folder)
-        report.curves(runs, folder / "curves.png")
+        pictures.ready(folder)
+        pictures.curves(runs, folder / "curves.png")
         (folder / "table.csv").write_text(report.as_csv(rows))
         (folder / "table.md").write_text(report.as_markdown(rows))
     return rows
@@ -256,6 +256,6 @@ def training_of(env: Env | Factory, algorithm: Algorithm, plan: experiment.Plan,
 
 def pictured(run: Run) -> Run:
     """A run with its pictures drawn anew."""
-    report.curves([run], run.path / "curves.png")
-    report.write_tables_png(run)
+    pictures.curves([run], run.path / "curves.png")
+    pictures.write_tables_png(run)
     return run

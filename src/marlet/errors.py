@@ -1,5 +1,6 @@
 """What a person is told when something cannot be done: one clear sentence and an exit code."""
 
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -35,7 +36,12 @@ class StorageFault(MarletError):
 
 
 def nearest(given: str, known: Iterable[str]) -> str:
-    """The end of an error sentence that names the real thing: ` Did you mean 'qmix'?`, or the whole list."""
-    known = sorted(known)
-    close = get_close_matches(given, known, n=1, cutoff=0.5)
-    return f" Did you mean '{close[0]}'?" if close else f" Known: {', '.join(known)}."
+    """The end of an error sentence that names the real thing: ` Did you mean 'qmix'?`, or the whole list.
+
+    Names are compared without their dashes in front; `lr` is near to `learning_rate`, whose words it begins.
+    """
+    real = {name.lstrip("-"): name for name in sorted(known)}
+    given = given.lstrip("-")
+    close = [name for name in real if given == "".join(word[:1] for word in re.split(r"[-_.]", name))]
+    close += get_close_matches(given, real, n=1, cutoff=0.5)
+    return f" Did you mean '{real[close[0]]}'?" if close else f" Known: {', '.join(real.values())}."

@@ -48,6 +48,12 @@ class Option:
             else str(value)
         )
 
+    @property
+    def range(self) -> str:
+        """What a number must lie in: `0 to 1`, `at least 1`; nothing where any will do."""
+        low, high = ("" if end is None else f"{end:g}" for end in (self.low, self.high))
+        return f"{low} to {high}" if low and high else f"at least {low}" if low else f"at most {high}" if high else ""
+
 
 @dataclass(frozen=True)
 class Entry:

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from marlet.errors import MarletError, StorageFault
-from marlet.runs import report
+from marlet.runs import pictures, report
 from marlet.runs.directory import MetricsFile, Run
 
 HOSTILE = [
@@ -84,8 +84,8 @@ def test_improvements_are_told_of_runs_in_the_same_task(tmp_path):
 
 def test_curves_are_drawn_with_their_bands(tmp_path):
     runs = [a_run(tmp_path), a_run(tmp_path, "two", "vdn", returns=[(-9, -9, -8)])]
-    alone = pixels(report.curves(runs[1:], tmp_path / "alone.png"))
-    both = pixels(report.curves(runs, tmp_path / "both.png"))
+    alone = pixels(pictures.curves(runs[1:], tmp_path / "alone.png"))
+    both = pixels(pictures.curves(runs, tmp_path / "both.png"))
     blue, pale = (0, 114, 178), (204, 227, 240)
     assert (both == blue).all(-1).sum() > 200  # the line
     assert (abs(both.astype(int) - pale) < 3).all(-1).sum() > 1000  # the band
@@ -96,14 +96,17 @@ def test_curves_are_drawn_with_their_bands(tmp_path):
 
 def test_a_panel_for_each_task(tmp_path):
     runs = [a_run(tmp_path), a_run(tmp_path, "two", env={"type": "Grid"})]
-    one, two = pixels(report.curves(runs[:1], tmp_path / "one.png")), pixels(report.curves(runs, tmp_path / "two.png"))
+    one, two = (
+        pixels(pictures.curves(runs[:1], tmp_path / "one.png")),
+        pixels(pictures.curves(runs, tmp_path / "two.png")),
+    )
     assert two.shape[1] > 1.4 * one.shape[1]
 
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_names_are_data(tmp_path, name):
     runs = [a_run(tmp_path, algorithm=name, env={"type": name}), a_run(tmp_path, "two", name, {"type": name})]
-    assert pixels(report.curves(runs, tmp_path / "curves.png")).std() > 0
+    assert pixels(pictures.curves(runs, tmp_path / "curves.png")).std() > 0
     rows = report.table(runs)
     assert "\x1b" not in report.as_text(rows)
     assert "\x07" not in report.as_text(rows)
@@ -122,24 +125,24 @@ def test_columns_line_up_and_numbers_stand_to_the_right():
 
 def test_learned_tables_over_time(tmp_path):
     run = a_run(tmp_path)
-    assert report.write_tables_png(run) is None
+    assert pictures.write_tables_png(run) is None
     (run.path / "tables").mkdir()
     for point in range(4):
         table = np.zeros((2, 30, 5), np.float32)
         table[:, 7, 2] = point
         np.save(run.path / "tables" / f"{100 * point:012d}.npy", table)
-    picture = pixels(report.write_tables_png(run))
+    picture = pixels(pictures.write_tables_png(run))
     assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 20
 
 
 def test_what_cannot_be_written_is_known_beforehand(tmp_path):
-    report.ready(tmp_path / "new" / "folder")
+    pictures.ready(tmp_path / "new" / "folder")
     assert (tmp_path / "new" / "folder").is_dir()
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageFault, match="--out"):
-        report.ready(tmp_path / "file" / "below")
+        pictures.ready(tmp_path / "file" / "below")
     with pytest.raises(StorageFault, match="Cannot write"):
-        report.curves([a_run(tmp_path)], tmp_path / "nowhere" / "curves.png")
+        pictures.curves([a_run(tmp_path)], tmp_path / "nowhere" / "curves.png")
 
 
 def pixels(path):

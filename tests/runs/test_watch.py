@@ -1,6 +1,11 @@
 """Episodes before the eyes: pictures, text, and what cannot be shown, said beforehand."""
 
+import os
+import subprocess
+import sys
+import warnings
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -58,6 +63,34 @@ def test_text_is_told_with_what_was_earned(tmp_path):
     assert opening.startswith("step 0\nround 0 of 2")
     assert first.startswith(f"step 1  agent_0 {episode.rewards[0, 0]:+.2f}  agent_1")
     assert watch.save(episode, tmp_path / "text.gif").stat().st_size > 0
+
+
+def test_columns_of_painted_text_stay_columns():
+    assert watch.painted("iiii\niiii").shape == watch.painted("MMMM\nMMMM").shape
+    assert watch.painted("iiiii").shape[1] > watch.painted("MMMM").shape[1]
+
+
+def test_a_film_has_every_frame_and_a_second_more_and_is_made_in_silence(spread, tmp_path, monkeypatch):
+    """With a stand-in for imageio, which starts ffmpeg as it does: by a fork, of which JAX would warn."""
+    written = {}
+
+    def write(out, frames, **options):
+        subprocess.run(["true"], check=True, preexec_fn=os.setpgrp)
+        written.update(out=out, frames=frames, **options)
+
+    imageio = SimpleNamespace(v2=SimpleNamespace(mimwrite=write))
+    monkeypatch.setitem(sys.modules, "imageio", imageio)
+    monkeypatch.setitem(sys.modules, "imageio.v2", imageio.v2)
+    episode = watch.play(spread, Spread(steps=4))
+    with pytest.warns(RuntimeWarning, match="fork"):  # negative control: JAX does warn
+        write(None, [])
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        watch.save(episode, tmp_path / "episode.mp4")
+    assert told == []
+    assert written["out"] == tmp_path / "episode.mp4"
+    assert (len(written["frames"]), written["fps"]) == (5 + 8, 8.0)
+    np.testing.assert_array_equal(written["frames"][-1], episode.frames[-1])
 
 
 def test_pictures_in_a_terminal_show_their_colours():

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import os
 import shutil
 import signal
 import sys
@@ -133,7 +134,7 @@ class _Loop:
     def go(self) -> Run:
         """Train to the end."""
         training = self.training
-        with _Signals() as signals, self.line:
+        with _Signals(self.line.live) as signals, self.line:
             for mark in self.marks:
                 while training.iteration < mark:
                     self._advance(min(self.chunk, mark - training.iteration))
@@ -177,7 +178,7 @@ class _Loop:
         self.line.update(int(rows[0]["steps"]), rows)
         if self.events:
             for row in rows:
-                for name in row.keys() - {"steps", "seed"}:
+                for name in (name for name in row.keys() - {"steps", "seed"} if not np.isnan(row[name])):
                     self.events.add_scalar(f"seed_{int(row['seed'])}/{name}", row[name], int(row["steps"]))
 
     def _keep_table(self) -> None:
@@ -213,6 +214,10 @@ class _Loop:
 class _Signals:
     """Turns Ctrl-C and SIGTERM into a wish that is granted at the next chunk; a second one is granted at once."""
 
+    def __init__(self, live: bool):
+        """`live`: somebody looks on, and is told that the first one was heard."""
+        self._live = live
+
     def __enter__(self) -> "_Signals":
         self.caught: int | None = None
         self._before = {}
@@ -228,6 +233,8 @@ class _Signals:
         if self.caught is not None:
             raise SystemExit(EXIT_CODES[signal.Signals(number)])
         self.caught = number
+        if self._live:  # past the buffers, which may be in the middle of something
+            os.write(2, b"\nStopping when this part is done and saved; Ctrl-C again stops at once, unsaved.\n")
 
     def leave(self, path: Path) -> None:
         """Stop, now that everything is saved."""

@@ -20,20 +20,21 @@ class ProgressLine:
     def __init__(self, total: int, *, quiet: bool = False):
         """`total` is the environment steps that each seed will have taken in the end."""
         self.total, self.quiet = total, quiet
+        self.live = not quiet and sys.stderr.isatty()
         self._begun = time.monotonic()
-        self._from: int | None = None
+        self._from = 0
         self._steps = 0
         self._seeds = 1
         self._latest = ""
-        self._live = None
+        self._bar = None
 
     def moved(self, steps: int) -> None:
         """Each seed has taken this many steps."""
-        if self._from is None:
+        if not self._from:  # until something was trained, the time went into compiling
             self._from, self._begun = steps, time.monotonic()
         self._steps = steps
-        if self._live is not None:
-            self._live.update(self._task, completed=steps, told=self._told())
+        if self._bar is not None:
+            self._bar.update(self._task, completed=steps, told=self._told())
 
     def update(self, steps: int, rows: list[dict[str, float]]) -> None:
         """Show an evaluation: one row a seed, as they are written to metrics.csv."""
@@ -41,26 +42,26 @@ class ProgressLine:
         self.moved(steps)
 
     def __enter__(self) -> "ProgressLine":
-        if not self.quiet and sys.stderr.isatty():
+        if self.live:
             from rich.console import Console
             from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-            self._live = Progress(
+            self._bar = Progress(
                 BarColumn(24),
                 TextColumn("{task.fields[told]}", markup=False),
                 TimeRemainingColumn(compact=True, elapsed_when_finished=True),
                 console=Console(stderr=True),
                 refresh_per_second=4,
             )
-            self._task = self._live.add_task("", total=self.total, told="compiling")
-            self._live.start()
+            self._task = self._bar.add_task("", total=self.total, told="compiling")
+            self._bar.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._live is not None:
-            self._live.stop()
+        if self._bar is not None:
+            self._bar.stop()
         elif not self.quiet and error is None:
             print(self._told(), file=sys.stderr)
 
@@ -69,9 +70,9 @@ class ProgressLine:
         return "  ".join(part for part in (done, self._rate(), self._latest) if part)
 
     def _rate(self) -> str:
-        """Environment steps a second, of all seeds together, since this process began to train."""
+        """Environment steps a second, of all seeds together, since this process had compiled and begun to train."""
         seconds = time.monotonic() - self._begun
-        taken = (self._steps - (self._from or 0)) * self._seeds
+        taken = (self._steps - self._from) * self._seeds
         return f"{short(taken / seconds)} steps/s" if taken and seconds > 0 else ""
 
 

@@ -1,6 +1,7 @@
 """Plays one episode before the eyes: as a GIF, as an MP4, or as text in a terminal."""
 
 import importlib.util
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,7 +105,10 @@ def save(episode: Episode, out: Path, *, frames_per_second: float = 8.0) -> Path
         import imageio.v2 as imageio  # pyright: ignore[reportMissingImports]
 
         held = [pictures[-1]] * int(frames_per_second)
-        imageio.mimwrite(out, [*pictures, *held], fps=frames_per_second, macro_block_size=2)
+        with warnings.catch_warnings():
+            # JAX warns of any fork; this one becomes ffmpeg at once and never touches a lock of JAX's.
+            warnings.filterwarnings("ignore", message=r"os\.fork")
+            imageio.mimwrite(out, [*pictures, *held], fps=frames_per_second, macro_block_size=2)
         return out
     from PIL import Image
 
@@ -131,10 +135,11 @@ def told(episode: Episode, names: Sequence[str]) -> list[str]:
 
 
 def painted(text: str) -> Frame:
-    """Text as a picture."""
+    """Text as a picture, in letters of one width: columns stay columns."""
+    import matplotlib
     from PIL import Image, ImageDraw, ImageFont
 
-    font = ImageFont.load_default(16)
+    font = ImageFont.truetype(f"{matplotlib.get_data_path()}/fonts/ttf/DejaVuSansMono.ttf", 14)
     box = ImageDraw.Draw(Image.new("RGB", (1, 1))).multiline_textbbox((0, 0), text, font=font)
     image = Image.new("RGB", (int(box[2]) + 24, int(box[3]) + 24), "white")
     ImageDraw.Draw(image).multiline_text((12, 12), text, font=font, fill="black")

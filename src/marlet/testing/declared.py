@@ -1,6 +1,5 @@
-"""Conformance checks that anyone can run on parts of their own: does this environment keep its contract?"""
+"""What can be told of an environment without playing: its spec, its programs, and its picture."""
 
-import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -10,65 +9,8 @@ import numpy as np
 
 from marlet.envs.base import Env, State
 from marlet.errors import EnvironmentFault
+from marlet.testing.breach import expect, fields
 from marlet.types import Spec, Step
-
-PATIENCE = 500
-"""Steps of an episode played where the environment names no horizon."""
-
-
-def check_env(env: Env, seed: int = 0, episodes: int = 3) -> list[str]:
-    """Play `episodes` at random and hold every step against the contract of `Env`, `Spec` and `Step`.
-
-    Args:
-        env: one environment, with its options set.
-        seed: of the resets, the steps and the random legal actions.
-        episodes: how many to play, each to its end, or 500 steps where the environment names no horizon.
-
-    Returns:
-        The names of the checks passed, in the order in which they were made.
-
-    Raises:
-        EnvironmentFault: at the first breach: what, which agent, what was expected and the cure.
-    """
-    if not isinstance(env, Env):
-        given = f"the class {env.__name__}" if isinstance(env, type) else f"a {type(env).__name__}"
-        raise EnvironmentFault(
-            f"check_env was given {given}, but expects an environment made from a subclass of marlet's Env. "
-            "Pass an instance, such as check_env(Grid())."
-        )
-    check_spec(env)
-    check_traces(env)
-    check_purity(env, seed)
-    traces = itertools.count()
-
-    def counted(state, action, key):
-        next(traces)
-        return env.step(state, action, key=key)
-
-    reset, step = jax.jit(lambda key: env.reset(key=key)), jax.jit(counted)
-    for episode in range(episodes):
-        play(env, reset, step, seed=seed, episode=episode)
-    count = next(traces)
-    expect(
-        env,
-        count <= 1,
-        f"step was traced {count} times in {episodes} episodes, but must be compiled once",
-        "Keep the dtype and shape of every array the same from step to step.",
-    )
-    check_render(env, reset, seed)
-    return [
-        *("spec", "traces", "shapes", "state structure", "batches", "purity"),
-        *("opening", "finite numbers", "levels", "legal actions", "deaths", "horizon", "one compilation", "render"),
-    ]
-
-
-def expect(env: Env, kept: Any, breach: str, cure: str) -> None:
-    """Raise unless the contract is kept."""
-    if not kept:
-        raise EnvironmentFault(f"{type(env).__name__}: {breach}. {cure}")
-
-
-# What is said before the first step
 
 
 def check_spec(env: Env) -> None:
@@ -133,9 +75,6 @@ def check_spec(env: Env) -> None:
 
 def whole(value: Any) -> bool:
     return isinstance(value, int | np.integer) and not isinstance(value, bool)
-
-
-# What can be told without playing
 
 
 def check_traces(env: Env) -> None:
@@ -285,162 +224,3 @@ def check_render(env: Env, reset: Callable, seed: int) -> None:
 
 def describe(thing: Any) -> str:
     return f"{thing.dtype}{list(thing.shape)}" if isinstance(thing, np.ndarray) else f"a {type(thing).__name__}"
-
-
-def fields(one: Step, two: Step) -> list[tuple[str, np.ndarray, np.ndarray]]:
-    return [(name, np.asarray(getattr(one, name)), np.asarray(getattr(two, name))) for name in vars(one)]
-
-
-# What only playing tells
-
-
-def play(env: Env, reset: Callable, step: Callable, *, seed: int, episode: int) -> None:
-    """One episode of random legal actions, each step checked, and two steps beyond a death of all."""
-    spec = env.spec
-    random = np.random.default_rng([seed, episode])
-    keys = (jax.random.fold_in(jax.random.key(seed), k) for k in itertools.count(episode * 10**6))
-    state, device_step = reset(next(keys))
-    now = opening = jax.device_get(device_step)
-    check_opening(env, opening)
-    check_step(env, opening, opening, "after reset")
-    beyond = 0
-    for t in range(1, (spec.horizon or PATIENCE) + 3):
-        action, key = draw(spec, now, random), next(keys)
-        new_state, device_step = step(state, action, key)
-        after = jax.device_get(device_step)
-        moment = f"after {t} steps of episode {episode}"
-        check_step(env, after, opening, moment)
-        check_deaths(env, now, after, moment)
-        if not now.alive.all() and now.alive.any():
-            check_silence(env, step, state, action, key, now, after, moment)
-        beyond += not now.alive.any()
-        if (bool(after.over) and after.alive.any()) or beyond == 2:
-            return  # what follows a cut by the clock is nobody's concern; what follows death is silence
-        expect(
-            env,
-            spec.horizon is None or t < spec.horizon or bool(after.over),
-            f"the episode is not over {moment}, but spec.horizon is {spec.horizon}",
-            "Set truncated once the clock has run out, or give the true horizon.",
-        )
-        state, now = new_state, after
-
-
-def draw(spec: Spec, now: Step, random: np.random.Generator) -> np.ndarray:
-    """A random action of each agent: a legal choice, or a vector within [-1, 1]."""
-    if spec.continuous:
-        return random.uniform(-1, 1, (spec.num_agents, spec.num_actions)).astype(np.float32)
-    return np.array([random.choice(np.flatnonzero(legal)) for legal in now.available], np.int32)
-
-
-def check_opening(env: Env, opening: Step) -> None:
-    """A reset brings no reward and no end."""
-    names = env.spec.names
-    for field in ("reward", "cost"):
-        values = getattr(opening, field)
-        i = int(np.argmax(values != 0))
-        expect(
-            env,
-            not values.any(),
-            f"{names[i]} has {field} {values[i]:g} after reset, but nothing has been done yet",
-            f"Leave {field} out of make_step in `reset`.",
-        )
-    i = int(np.argmin(opening.alive))
-    expect(
-        env,
-        opening.alive.all(),
-        f"{names[i]} is not alive after reset, but every episode opens with everyone alive",
-        "Set alive to True for all in `reset`.",
-    )
-    expect(
-        env,
-        not opening.truncated,
-        "the episode is truncated after reset, but has not begun",
-        "Let the clock start at 0 in `reset`.",
-    )
-
-
-def check_step(env: Env, step: Step, opening: Step, moment: str) -> None:
-    """Numbers are finite, observations within their levels, and every agent may do something."""
-    spec = env.spec
-    for field in ("obs", "reward", "cost"):
-        values = getattr(step, field).reshape(spec.num_agents, -1)
-        i, k = np.unravel_index(np.argmin(np.isfinite(values)), values.shape)
-        expect(
-            env,
-            np.isfinite(values).all(),
-            f"{field} of {spec.names[i]} is {values[i, k]} {moment}"
-            + (f" in feature {k}" if field == "obs" else "")
-            + ", but must be finite",
-            "Look for a division by zero, or the root or logarithm of a negative number.",
-        )
-    expect(
-        env,
-        np.isfinite(step.state).all(),
-        f"feature {np.argmin(np.isfinite(step.state))} of the global state is not finite {moment}",
-        "Look for a division by zero, or the root or logarithm of a negative number.",
-    )
-    if spec.levels:
-        check_levels(env, step, opening, moment)
-    i = int(np.argmin(step.available.any(-1)))
-    expect(
-        env,
-        step.available.any(-1).all(),
-        f"{spec.names[i]} has no legal action {moment}, but must have one" + ("" if step.alive[i] else ", dead or not"),
-        "Make an action that does nothing available."
-        if step.alive[i]
-        else "Make all actions of a dead agent available: available | ~alive[:, None].",
-    )
-
-
-def check_levels(env: Env, step: Step, opening: Step, moment: str) -> None:
-    """Feature k of a living agent is one of 0, 1/(levels[k]-1), ..., 1; one that has a single level never changes."""
-    spec = env.spec
-    levels = np.array(spec.levels)
-    scaled = step.obs * (levels - 1)
-    nearest = np.clip(np.round(scaled), 0, levels - 1)
-    bad = np.where(levels == 1, step.obs != opening.obs, np.abs(scaled - nearest) > 1e-3) & step.alive[:, None]
-    i, k = np.unravel_index(np.argmax(bad), bad.shape)
-    expect(
-        env,
-        not bad.any(),
-        f"{spec.names[i]} observes {step.obs[i, k]:g} in feature {k} {moment}, but spec.levels[{k}] is {levels[k]}: "
-        + ("it must never change" if levels[k] == 1 else f"it must be one of 0, 1/{levels[k] - 1}, ..., 1"),
-        "Scale the feature as value/(levels-1), or leave levels out.",
-    )
-
-
-def check_deaths(env: Env, now: Step, after: Step, moment: str) -> None:
-    """Who was dead stays dead, and earns and costs nothing."""
-    names, dead = env.spec.names, ~now.alive
-    i = int(np.argmax(dead & after.alive))
-    expect(
-        env,
-        not (dead & after.alive).any(),
-        f"{names[i]} is alive again {moment}, but the dead stay dead until the next reset",
-        "Write alive = state.alive & ... in `step`, and never reset there: the engine does.",
-    )
-    for field in ("reward", "cost"):
-        values = np.where(dead, getattr(after, field), 0)
-        i = int(np.argmax(values != 0))
-        expect(
-            env,
-            not values.any(),
-            f"{names[i]} was dead and still has {field} {values[i]:g} {moment}, but the dead have none",
-            f"Multiply {field} by who was alive before the step; the step of the death itself still counts.",
-        )
-
-
-def check_silence(
-    env: Env, step: Callable, state: State, action: np.ndarray, key: jax.Array, now: Step, after: Step, moment: str
-) -> None:
-    """What the dead choose changes nothing."""
-    other = action.copy()
-    other[~now.alive] = -action[~now.alive] if env.spec.continuous else (action[~now.alive] + 1) % env.spec.num_actions
-    changed = jax.device_get(step(state, other, key)[1])
-    for field, one, two in fields(after, changed):
-        expect(
-            env,
-            np.array_equal(one, two),
-            f"{field} depends on what dead agents chose {moment}, but their actions must have no effect",
-            "Mask the action of the dead in `step`.",
-        )

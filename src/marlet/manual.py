@@ -1,0 +1,123 @@
+"""What the command says of itself: `marlet --help`, `marlet COMMAND --help`, and `marlet list`."""
+
+import textwrap
+from collections.abc import Iterable, Mapping
+
+from marlet.catalogue import algorithm_entry, algorithm_names, env_entry, env_names, is_foreign, settings
+from marlet.errors import MarletError, nearest
+from marlet.sources import Entry, Option
+from marlet.words import Command, algorithm_first, flag, printable
+
+WIDTH = 100
+
+INTRODUCTION = """\
+marlet COMMAND ...   multi-agent reinforcement learning on JAX
+
+{commands}
+
+`marlet COMMAND --help` tells the rest, `marlet list` what there is to train, and
+`marlet train qmix spread --help` every option of that algorithm and environment.
+
+Examples:
+  marlet train qmix spread --seeds 4 --steps 2e6 --learning-rate 1e-3 --env.agents 4
+  marlet train iql pettingzoo:mpe2.simple_spread_v3 --steps 1e6
+  marlet compare runs/qmix-... runs/vdn-... --out comparison
+
+{names}
+"""
+
+DEBUG = Option("debug", "bool", "False", "show the whole traceback when something goes wrong")
+
+
+def introduction(commands: Iterable[Command]) -> str:
+    """What `marlet --help` says."""
+    envs = [*env_names(), "pettingzoo:MODULE, or your own PACKAGE.MODULE:FUNCTION"]
+    return INTRODUCTION.format(
+        commands=columns((f"{command.name} {command.words}", command.summary) for command in commands),
+        names=columns([("Algorithms", ", ".join(algorithm_names())), ("Environments", ", ".join(envs))]),
+    ).rstrip()
+
+
+def help_of(command: Command, words: list[str]) -> str:
+    """What a command does, and its options; those of the algorithm and environment where they are named."""
+    parts = [f"{command.usage} [options]", command.summary]
+    parts.append("Options\n" + options(command.options | {"debug": DEBUG}))
+    if command.name == "train" and words:
+        parts.append(options_of(algorithm_first(words)))
+    envs = {"train": words[1:], "check-env": words}.get(command.name, [])
+    if envs and is_foreign(envs[0]):
+        parts.append(f"Options of {printable(envs[0])}: what it takes by name, as --env.NAME VALUE.")
+    elif envs:
+        parts.append(options_of(env_entry(envs[0]), "env."))
+    elif "ENV" in command.words:
+        parts.append(
+            f"What you name has options of its own: `{command.example} --help`. `marlet list` tells what there is."
+        )
+    return "\n\n".join(parts)
+
+
+def options_of(entry: Entry, prefix: str = "") -> str:
+    """What an algorithm or environment is, and its options."""
+    head = textwrap.fill(f"Options of {entry.name}: {entry.summary}", WIDTH)
+    return f"{head}\n{options(settings(entry, {}), prefix)}"
+
+
+def contents() -> str:
+    """What `marlet list` says."""
+    algorithms = columns((name, algorithm_entry(name).summary) for name in algorithm_names())
+    envs = columns((name, env_entry(name).summary) for name in env_names())
+    hint = "`marlet list NAME` tells what one learns, sees and needs, and its options."
+    return f"Algorithms\n{algorithms}\n\nEnvironments\n{envs}\n\n{hint}"
+
+
+def about(name: str) -> str:
+    """All that the sources say of an algorithm or an environment.
+
+    Raises:
+        MarletError: for an unknown name, with the nearest real one.
+    """
+    if name in env_names():
+        entry = env_entry(name)
+        return f"{entry.doc}\n\n{options(settings(entry, {}), 'env.')}"
+    if name in algorithm_names():
+        entry = algorithm_entry(name)
+        return f"{entry.doc}\n\n{entry.family_doc}\n\n{options(settings(entry, {}))}"
+    known = [*algorithm_names(), *env_names()]
+    raise MarletError(f"There is no algorithm or environment '{printable(name)}'.{nearest(name, known)}")
+
+
+def options(known: Mapping[str, Option], prefix: str = "") -> str:
+    """Every option with what it takes, what it means, its range and its default."""
+    lines = []
+    for name, option in known.items():
+        no = "[no-]" if option.type == "bool" else ""
+        left = f"--{no}{flag(prefix + name)[2:]} {metavar(option)}".rstrip()
+        default = "" if option.shown_default in ("None", "") else f"default {option.shown_default}"
+        notes = "; ".join(part for part in (option.range, default) if part)
+        lines.append((left, option.help + (f" ({notes})" if notes else "")))
+    return columns(lines)
+
+
+def metavar(option: Option) -> str:
+    """What an option takes: `INT`, `{apart,sum,monotonic}`."""
+    if option.parts or option.choices:
+        return "{" + ",".join(map(str, option.parts or option.choices)) + "}"
+    kind = option.type.removesuffix(" | None")
+    return {"int": "INT", "float": "NUMBER", "bool": "", "str": "TEXT"}.get(kind, "A,B,...")
+
+
+def columns(pairs: Iterable[tuple[str, str]]) -> str:
+    """Two columns; a long left side stands on a line of its own."""
+    pairs = list(pairs)
+    left = min(max((len(name) for name, _ in pairs), default=0), 30)
+    lines = []
+    for name, text in pairs:
+        wrapped = textwrap.wrap(text, WIDTH - left - 4) or [""]
+        if len(name) > left:
+            lines.append(f"  {name}")
+            name = ""
+        lines += [
+            f"  {part:<{left}}  {line}".rstrip()
+            for part, line in zip([name, *[""] * len(wrapped)], wrapped, strict=False)
+        ]
+    return "\n".join(lines)
