@@ -33,7 +33,7 @@ class Line(Env):
     @property
     def spec(self) -> Spec:
         n = self.agents
-        return Spec(num_agents=n, num_actions=3, obs_shape=(n + 1,), state_size=n, horizon=self.steps)
+        return Spec(num_agents=n, num_actions=3, obs_shape=(n + 1,), state_size=n, horizon=self.steps, mortal=False)
 
     def reset(self, *, key: Key) -> tuple[LineState, Step]:
         cell = jax.random.randint(key, (self.agents,), 0, self.size, jnp.int32)

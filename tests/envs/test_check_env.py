@@ -82,6 +82,8 @@ SPECS = [
     ({"levels": (1, 1)}, "it must never change"),
     ({"horizon": 4}, "not over after 4 steps of episode 0, but spec.horizon is 4"),
     ({"horizon": 0}, "horizon is 0"),
+    ({"mortal": False}, r"agent_0 is dead after \d steps? .*spec.mortal is False"),
+    ({"mortal": False, "horizon": None}, "mortal is False, but"),
     ({"num_actions": 3}, r"available after reset has shape|obs|reset cannot"),
     ({"num_actions": 0}, "num_actions is 0"),
     ({"obs_shape": (3,), "levels": ()}, r"obs after reset has shape \(2, 2\), but the spec says \(2, 3\)"),
@@ -103,6 +105,19 @@ def test_a_wrong_spec_is_caught(change, complaint):
 
     with pytest.raises(EnvironmentFault, match=complaint):
         check_env(Mutant())
+
+
+def test_an_episode_of_immortals_is_cut_off_at_the_horizon_and_not_before():
+    class Short(Countdown):
+        @property
+        def spec(self):
+            return dataclasses.replace(Countdown.spec.fget(self), mortal=False, horizon=6)
+
+        def say(self, state, reward):
+            return dataclasses.replace(super().say(state, reward), alive=jnp.ones(2, bool))
+
+    with pytest.raises(EnvironmentFault, match=r"cut off after 5 steps .*horizon is 6"):
+        check_env(Short())
 
 
 # Mutants of the world: (reset, step) of a broken Countdown, given what a sound one says

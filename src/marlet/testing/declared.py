@@ -66,6 +66,12 @@ def check_spec(env: Env) -> None:
     )
     expect(
         env,
+        spec.mortal or spec.horizon is not None,
+        "spec.mortal is False, but spec.horizon is None: nothing would ever end an episode",
+        "Give the number of steps that every episode lasts.",
+    )
+    expect(
+        env,
         not spec.levels or (len(spec.levels) == spec.obs_shape[0] and all(whole(k) and k >= 1 for k in spec.levels)),
         f"spec.levels is {spec.levels!r}, but must be empty or give a count of at least 1 for each of the "
         f"{spec.obs_shape[0]} observed features",

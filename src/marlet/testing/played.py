@@ -31,6 +31,8 @@ def play(env: Env, reset: Callable, step: Callable, *, seed: int, episode: int) 
         moment = f"after {t} steps of episode {episode}"
         check_step(env, after, opening, moment)
         check_deaths(env, now, after, moment)
+        if not spec.mortal:
+            check_length(env, after, t, moment)
         if not now.alive.all() and now.alive.any():
             check_silence(env, step, state, action, key, now, after, moment)
         beyond += not now.alive.any()
@@ -148,6 +150,23 @@ def check_deaths(env: Env, now: Step, after: Step, moment: str) -> None:
             f"{names[i]} was dead and still has {field} {values[i]:g} {moment}, but the dead have none",
             f"Multiply {field} by who was alive before the step; the step of the death itself still counts.",
         )
+
+
+def check_length(env: Env, after: Step, t: int, moment: str) -> None:
+    """Where nobody is mortal, nobody dies and the clock cuts every episode off at the horizon, never sooner."""
+    i = int(np.argmin(after.alive))
+    expect(
+        env,
+        after.alive.all(),
+        f"{env.spec.names[i]} is dead {moment}, but spec.mortal is False",
+        "Leave mortal out of the spec.",
+    )
+    expect(
+        env,
+        not after.truncated or t == env.spec.horizon,
+        f"the episode is cut off {moment}, but spec.mortal is False and spec.horizon is {env.spec.horizon}",
+        "Give the true horizon, or leave mortal out of the spec where episodes differ in length.",
+    )
 
 
 def check_silence(
