@@ -134,7 +134,9 @@ def test_a_rollout_tells_the_memories_it_began_with(ledger):
     assert second.any()
 
 
-def test_without_an_end_nothing_restarts():
+@pytest.mark.parametrize("mortal", [True, False])
+def test_without_an_end_nothing_restarts(mortal, monkeypatch):
+    monkeypatch.setattr(Ledger, "spec", replace(Ledger().spec, mortal=mortal))
     t, tally, _, _ = played(Ledger(longest=0))
     assert t.first.sum() == B
     assert not tally.episodes.any()

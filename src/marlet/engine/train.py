@@ -97,7 +97,7 @@ class Training:
         self.env, self.algorithm, self.spec = env, algorithm, env.spec
         self.steps_per_iteration = algorithm.envs * algorithm.length
         self.seeds = np.arange(seed, seed + seeds, dtype=np.uint32)
-        begin = partial(_begin, env, algorithm)
+        begin = partial(_begin, env, algorithm, _metric_names(env, algorithm))
         self._shapes = jax.eval_shape(begin, jax.ShapeDtypeStruct((), jnp.uint32))
         self._axes = _env_axes(self._shapes)
         self._placement = place = Placement(seeds, bytes_of(self._shapes), algorithm.shared_by)
@@ -214,19 +214,28 @@ def key_of(seed: UInt32[Array, ""], purpose: int) -> Key:
     return jax.random.fold_in(new_key(seed), purpose)
 
 
-def _begin(env: Env, algorithm: Algorithm, seed: UInt32[Array, ""]) -> Progress:
+def _metric_names(env: Env, algorithm: Algorithm) -> list[str]:
+    """What an update tells. Found by tracing one; nothing is computed."""
+
+    def metrics(seed: UInt32[Array, ""]) -> Metrics:
+        begun = _begin(env, algorithm, [], seed)
+        return _learn(env, algorithm, None, begun.learned, begun.world, begun.tally, key_of(seed, TRAIN))[2]
+
+    return list(jax.eval_shape(metrics, jax.ShapeDtypeStruct((), jnp.uint32)))
+
+
+def _begin(env: Env, algorithm: Algorithm, metrics: list[str], seed: UInt32[Array, ""]) -> Progress:
     learn_key, world_key = jax.random.split(key_of(seed, INITIALISE))
     learned = algorithm.init(env.spec, key=learn_key)
-    world = opening(env, algorithm, learned, algorithm.envs, key=world_key)
-    n, envs = env.spec.num_agents, algorithm.envs
-    metrics = jax.eval_shape(lambda: _learn(env, algorithm, None, learned, world, Tally.empty(envs, n), learn_key))[2]
+    envs = algorithm.envs
+    world = opening(env, algorithm, learned, envs, key=world_key)
     zeros = {name: jnp.zeros((), jnp.float32) for name in metrics}
     return Progress(
         seed=seed,
         iteration=jnp.zeros((), jnp.int32),
         learned=learned,
         world=world,
-        tally=Tally.empty(envs, n),
+        tally=Tally.empty(envs, env.spec.num_agents),
         sums=zeros,
         counts=dict(zeros),
         fault=Fault.none(envs),
