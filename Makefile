@@ -32,7 +32,7 @@ ifneq ($(strip $(PIP_NO_INDEX)),)
 export UV_NO_INDEX ?= 1
 endif
 
-.PHONY: help demo test learn bench bench-peers lint format docs lock clean
+.PHONY: help demo test learn bench bench-peers bench-floor bench-page lint format docs lock clean
 
 help: ## print this
 	@echo "make TARGET, where TARGET is one of"
@@ -47,11 +47,17 @@ test: $(READY) ## run the tests (not the slow learning checks)
 learn: $(READY) ## run the slow learning checks
 	$(BIN)/python -m pytest -n $(JOBS) -m learn $(FLAGS)
 
-bench: $(READY) ## measure speed on this machine; the table goes to bench/results/
+bench: $(READY) ## measure speed on this machine; tables go to bench/results/ (FLAGS="--quick --only stepping,...")
 	$(BIN)/python bench/run.py $(FLAGS)
 
-bench-peers: .venv-peers/.ready ## the same, with JaxMARL beside it, in an environment of its own
+bench-peers: .venv-peers/.ready ## the same with other libraries beside it, in an environment of its own
 	.venv-peers/bin/python bench/run.py $(FLAGS)
+
+bench-floor: $(READY) ## measure speed against references in the same run, and record it for the test in bench/floor.json
+	$(BIN)/python bench/floors.py --write
+
+bench-page: $(READY) ## write the tables of docs/speed.md anew from bench/results/latest.json
+	$(BIN)/python bench/report.py
 
 lint: $(READY) ## check format, rules and types
 	$(BIN)/ruff format --check

@@ -1,0 +1,74 @@
+"""How fast this machine multiplies matrices of the size that learning multiplies, and how much of that learning uses."""
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+from measure import Program, Rate, measured
+
+
+@dataclass(frozen=True)
+class Work:
+    """What training multiplies."""
+
+    multiply_adds: int
+    """For one step of one environment with all its agents."""
+    rows: int
+    """Of the matrix that one gradient step multiplies: agents' steps in a minibatch."""
+    width: int
+    """Units of a layer."""
+
+
+def work_of(algorithm: Any, spec: Any) -> Work:
+    """The work of the PPO family, counted from its options.
+
+    Each step is seen once by the actor, which acts, and by the critic, whose value the advantages need; then in each of
+    the epochs by both, forwards and backwards. A backward pass is counted as two forward ones.
+    """
+    d, s = spec.obs_shape[0], spec.state_size
+    index = spec.num_agents * (algorithm.sees_index and algorithm.sharing != "own")
+    seen = {"obs": d, "state": s, "both": s + d}[algorithm.critic_sees]
+    sizes = (algorithm.hidden, algorithm.memory)
+    both = multiply_adds(d + index, *sizes, spec.num_actions) + multiply_adds(seen + index, *sizes, 1)
+    return Work(
+        multiply_adds=spec.num_agents * both * (1 + 3 * algorithm.epochs),
+        rows=spec.num_agents * algorithm.envs * algorithm.length // algorithm.minibatches,
+        width=algorithm.hidden[-1],
+    )
+
+
+def multiply_adds(inputs: int, hidden: tuple[int, ...], memory: int, outputs: int) -> int:
+    """Of one forward pass of a network: its layers, its GRU's two products, and its last layer."""
+    sizes = (inputs, *hidden)
+    layers = sum(a * b for a, b in pairwise(sizes))
+    gru = 3 * memory * (sizes[-1] + memory)
+    return layers + gru + (memory or sizes[-1]) * outputs
+
+
+def product_rate(rows: int, width: int, devices: int, quick: bool) -> Rate:
+    """Floating point operations a second of these products, on the rows that the devices share evenly."""
+    program = product_program(rows, width, devices)
+    return measured(program, 2 * (rows - rows % devices) * width * width, quick)
+
+
+def product_program(rows: int, width: int, devices: int) -> Program:
+    """`(rows x width) @ (width x width)` in float32, one product after the other, with the rows spread over the devices.
+
+    The matrix is orthogonal, so that numbers neither grow nor vanish.
+    """
+    import jax
+    import numpy as np
+    from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+    mesh = Mesh(np.array(jax.devices()[:devices]), ("row",), axis_types=(AxisType.Auto,))
+    spread, whole = PartitionSpec("row"), PartitionSpec()
+    draws = np.random.default_rng(0)
+    turn = np.linalg.qr(draws.standard_normal((width, width)))[0].astype(np.float32)
+    x = draws.standard_normal((rows - rows % devices, width)).astype(np.float32)
+    x = jax.device_put(x, NamedSharding(mesh, spread))
+
+    def local(x, turn, steps):
+        return jax.lax.fori_loop(0, steps, lambda _, x: x @ turn, x)
+
+    go = jax.jit(jax.shard_map(local, mesh=mesh, in_specs=(spread, whole, whole), out_specs=spread))
+    return lambda steps, key: go(x, turn, steps)
