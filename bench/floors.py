@@ -79,15 +79,13 @@ def ready(program: Program, steps: int) -> Callable[[int], float]:
 
 def programs() -> dict[str, tuple[str, Program, int]]:
     """What is held to its speed: its reference, the program, and steps that take about a twentieth of a second."""
-    import jax
-
     from marlet.catalogue import make_algorithm, make_env
     from marlet.engine.train import Training
     from stepping import random_play
 
     def played(name: str) -> Program:
-        go, world = random_play(make_env(name), ENVS)
-        return lambda steps, key: go(world, jax.random.key(key), steps)
+        go, world, _ = random_play(make_env(name), ENVS)
+        return lambda rounds, key: go(world, key, rounds)
 
     def trained(name: str, options: Mapping[str, Any]) -> Program:
         training = Training(make_env("spread"), make_algorithm(name, options))
@@ -95,8 +93,8 @@ def programs() -> dict[str, tuple[str, Program, int]]:
         return lambda steps, key: training.advance(steps)
 
     return {
-        "stepping spread": ("discs", played("spread"), 400),
-        "stepping grid": ("discs", played("grid"), 400),
+        "stepping spread": ("discs", played("spread"), 16),
+        "stepping grid": ("discs", played("grid"), 16),
         "training vdn": ("products", trained("vdn", {"warmup": 0, "capacity": 10_000}), 50),
         "training ippo": ("products", trained("ippo", {}), 3),
     }

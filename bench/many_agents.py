@@ -25,16 +25,14 @@ def at_number(agents: int, quick: bool) -> Row:
     from stepping import random_play
 
     one_device_per_core()
-    import jax
-
     env, envs = make_env("swarm", {"agents": agents}), SIDE_BY_SIDE // agents
     algorithm = make_algorithm("ippo", {"envs": envs, "sharing": "shared", "sees_index": False})
     program = Training(env, algorithm, seeds=1)
     program.start()
     steps = program.steps_per_iteration * agents
     trained = measured(lambda steps, key: program.advance(steps), steps, quick, first=1)
-    go, world = random_play(env, envs)
-    stepped = measured(lambda steps, key: go(world, jax.random.key(key), steps), envs * agents, quick)
+    go, world, length = random_play(env, envs)
+    stepped = measured(lambda rounds, key: go(world, key, rounds), envs * agents * length, quick, first=10)
     return {
         "agents": agents,
         "environments": envs,

@@ -102,8 +102,10 @@ def long_enough(program: Program, quick: bool, first: int = 100) -> tuple[int, f
     return steps, cold - warm
 
 
-def in_turns(programs: Mapping[str, Program], units: float, quick: bool, first: int = 100) -> dict[str, Rate]:
-    """How many units each program does in a second, one step being `units` of them.
+def in_turns(
+    programs: Mapping[str, Program], units: Mapping[str, float], quick: bool, first: int = 100
+) -> dict[str, Rate]:
+    """How many units each program does in a second, one of its steps being so many of them.
 
     The programs take turns, so that a busy moment of the machine hits them alike.
     """
@@ -116,13 +118,13 @@ def in_turns(programs: Mapping[str, Program], units: float, quick: bool, first: 
     for name, (steps, compiling) in ready.items():
         seconds = statistics.median(seconds for seconds, _ in taken[name])
         busy = statistics.median(worked / seconds for seconds, worked in taken[name])
-        rates[name] = Rate(units * steps / seconds, compiling, busy)
+        rates[name] = Rate(units[name] * steps / seconds, compiling, busy)
     return rates
 
 
 def measured(program: Program, units: float, quick: bool, first: int = 100) -> Rate:
     """How many units a program does in a second."""
-    return in_turns({"it": program}, units, quick, first)["it"]
+    return in_turns({"it": program}, {"it": units}, quick, first)["it"]
 
 
 def run_to_end(argv: list[str], environment: Mapping[str, str] | None = None) -> float:

@@ -41,7 +41,7 @@ def held(capacity: int) -> Row:
     for _ in range(3):
         program.advance(10)
     return {
-        "held": bytes_of(program.progress[0].learned.replay.store),
+        "held": bytes_of(program.progress[0].learned.replay),
         "needed": needed_bytes(env.spec),
         "megabytes": peak_megabytes(),
     }

@@ -1,6 +1,7 @@
 """Stepping with random actions: every environment by itself, `spread` beside JaxMARL's, `grid` beside a loop in C."""
 
 import json
+import math
 import shutil
 import subprocess
 import tempfile
@@ -52,16 +53,18 @@ def plan(wish: Wish) -> list[Table]:
 # The one place that knows how the engine plays at random
 
 
-def random_play(env: Any, size: int) -> tuple[Callable, Any]:
-    """A program `go(world, key, steps)` of random play in Marlet's own engine, and the world it begins with.
+def random_play(env: Any, size: int, *, apart: bool = False) -> tuple[Callable, Any, int]:
+    """A program `go(world, key, rounds)` of random play in Marlet's own engine, the world it begins with, and the steps of
+    a round.
 
-    It draws actions, steps, opens new episodes, and keeps the observations of the last step.
+    It draws actions, steps, opens new episodes, and keeps the observations of the last step. All devices have their share
+    of the environments. With `apart` episodes end one by one; else they end together, where they are of one length.
     """
-    import equinox as eqx
     import jax
 
     from marlet.algorithms.base import Algorithm
-    from marlet.engine.rollout import Tally, advance, opening
+    from marlet.engine.rollout import Tally, opening, rollout
+    from marlet.keys import new_key
 
     @dataclass(frozen=True)
     class Random(Algorithm):
@@ -84,26 +87,43 @@ def random_play(env: Any, size: int) -> tuple[Callable, Any]:
         def update(self, learned, rollout, *, key):
             return learned, {}
 
-    random, n = Random(), env.spec.num_agents
+    devices = jax.devices()[: math.gcd(size, len(jax.devices()))]
+    random, share = Random(), size // len(devices)
+    horizon = env.spec.horizon or 25
+    length = max(1, horizon - 1) if apart else horizon
+    mesh, one, all_of = jax.sharding.Mesh(devices, ("share",)), jax.P(), jax.P("share")
 
-    @eqx.filter_jit
-    def go(world, key, steps: int):
-        def body(carry, key):
-            world, tally, _ = advance(env, random, (), *carry, key=key)
-            return (world, tally), None
+    def begun(key):
+        key = jax.random.fold_in(key, jax.lax.axis_index("share"))
+        world = opening(env, random, (), share, key=key)
+        if apart:
+            world = one_by_one(world, horizon)
+        return jax.tree.map(lambda leaf: leaf[None], (world, Tally.empty(share, env.spec.num_agents)))
 
-        return jax.lax.scan(body, (world, Tally.empty(n)), jax.random.split(key, steps))[0]
+    def played(world, key, rounds):
+        key = jax.random.fold_in(key, jax.lax.axis_index("share"))
 
-    return go, jax.jit(lambda key: opening(env, random, (), size, key=key))(jax.random.key(0))
+        def body(i, carry):
+            return rollout(env, random, (), *carry, length, key=jax.random.fold_in(key, i))[:2]
+
+        carry = jax.lax.fori_loop(0, rounds, body, jax.tree.map(lambda leaf: leaf[0], world))
+        return jax.tree.map(lambda leaf: leaf[None], carry)
+
+    mapped = lambda function, takes: jax.jit(  # noqa: E731
+        jax.shard_map(function, mesh=mesh, in_specs=takes, out_specs=all_of, check_vma=False)
+    )
+    go = mapped(played, (all_of, one, one))
+    world = mapped(begun, (one,))(new_key(0))
+    return lambda world, key, rounds: go(world, new_key(key), rounds), world, length
 
 
 def one_by_one(world: Any, horizon: int) -> Any:
-    """The same world with its clocks apart, so that episodes end one by one, as they do in the long run."""
+    """The same world with its clocks apart, so that episodes end one by one."""
     import equinox as eqx
     import jax.numpy as jnp
 
-    size = world.first.shape[0]
-    return eqx.tree_at(lambda w: w.state.clock, world, jnp.arange(size, dtype=jnp.int32) % horizon)
+    clock = jnp.arange(world.first.shape[0], dtype=jnp.int32) % horizon
+    return eqx.tree_at(lambda w: (w.state.clock, w.clock), world, (clock, clock))
 
 
 def draw(key: Any, shape: Any, choices: int) -> Any:
@@ -121,12 +141,12 @@ def draw(key: Any, shape: Any, choices: int) -> Any:
 def by_itself(env_name: str, size: int, quick: bool) -> Row:
     """Environment steps a second of one environment."""
     import_seconds = imported()
-    import jax
-
     from marlet.catalogue import make_env
+    from marlet.engine.devices import one_device_per_core
 
-    go, world = random_play(make_env(env_name), size)
-    rate = measured(lambda steps, key: go(world, jax.random.key(key), steps), size, quick)
+    one_device_per_core()
+    go, world, length = random_play(make_env(env_name), size)
+    rate = measured(lambda rounds, key: go(world, key, rounds), size * length, quick, first=10)
     return {
         "subject": f"`{env_name}`",
         "environments": size,
@@ -144,21 +164,19 @@ def beside_jaxmarl(size: int, quick: bool) -> Row:
     import jax
 
     from marlet.catalogue import make_env
+    from marlet.engine.devices import one_device_per_core
     from peers import jaxmarl_play
 
+    one_device_per_core()
     env = make_env("spread")
-    go, world = random_play(env, size)
-    apart = one_by_one(world, env.steps)
+    programs, lengths = {}, {"jaxmarl": env.steps}
+    for name, apart in (("one_by_one", True), ("lockstep", False)):
+        go, world, round_length = random_play(env, size, apart=apart)
+        programs[name] = lambda rounds, key, go=go, world=world: go(world, key, rounds)
+        lengths[name] = round_length
     theirs = jaxmarl_play(size)
-    rates = in_turns(
-        {
-            "one_by_one": lambda steps, key: go(apart, jax.random.key(key), steps),
-            "lockstep": lambda steps, key: go(world, jax.random.key(key), steps),
-            "jaxmarl": lambda steps, key: theirs(jax.random.key(key), steps),
-        },
-        size,
-        quick,
-    )
+    programs["jaxmarl"] = lambda rounds, key: theirs(jax.random.key(key), rounds * lengths["jaxmarl"])
+    rates = in_turns(programs, {name: size * length for name, length in lengths.items()}, quick, first=10)
     return {
         "environments": size,
         **{name: rate.per_second for name, rate in rates.items()},
@@ -173,11 +191,11 @@ def beside_jaxmarl(size: int, quick: bool) -> Row:
 def beside_c(size: int, quick: bool) -> Row:
     """`grid` and `grid.c`, taking turns."""
     import_seconds = imported()
-    import jax
-
     from marlet.catalogue import make_env
+    from marlet.engine.devices import one_device_per_core
 
-    go, world = random_play(make_env("grid"), size)
+    one_device_per_core()
+    go, world, length = random_play(make_env("grid"), size)
     seconds = QUICK_SECONDS if quick else SECONDS
     with tempfile.TemporaryDirectory() as folder:
         loop = compiled_c(Path(folder))
@@ -185,11 +203,12 @@ def beside_c(size: int, quick: bool) -> Row:
         told: list[float] = []
         rates = in_turns(
             {
-                "marlet": lambda steps, key: go(world, jax.random.key(key), steps),
+                "marlet": lambda rounds, key: go(world, key, rounds),
                 "c": lambda steps, key: told.append(run_c(loop, size, seconds)["steps_per_second"]),
             },
-            size,
+            {"marlet": size * length, "c": 1},
             quick,
+            first=10,
         )
     ours, runs = rates["marlet"], QUICK_RUNS if quick else RUNS
     theirs = sorted(told[-runs:])[runs // 2]

@@ -78,12 +78,12 @@ class Scene:
 
         self.learned, self.world = begun()
         if read(name)["algorithm"] in ("iql", "vdn", "qmix"):
-            full = jnp.asarray(self.learned.replay.capacity, jnp.int32)
+            full = jnp.asarray(self.learned.replay.slots, jnp.int32)
             self.learned = eqx.tree_at(lambda learned: learned.replay.size, self.learned, full)
 
         @jax.jit
         def play(learned, world, key):
-            tally = Tally.empty(env.spec.num_agents)
+            tally = Tally.empty(algorithm.envs, env.spec.num_agents)
             world, _, played = rollout(env, algorithm, learned, world, tally, algorithm.length, key=key)
             return world, played
 
@@ -142,12 +142,10 @@ def playing(scene: Scene) -> Part:
 
 
 def stepping(scene: Scene) -> Part:
-    import jax
-
     from stepping import random_play
 
-    go, world = random_play(scene.env, scene.algorithm.envs)
-    return lambda steps, key: go(world, jax.random.key(key), steps), scene.algorithm.length
+    go, world, length = random_play(scene.env, scene.algorithm.envs)
+    return lambda rounds, key: go(world, key, rounds), scene.algorithm.length / length
 
 
 def update(scene: Scene) -> Part:
@@ -163,10 +161,8 @@ def update(scene: Scene) -> Part:
 def replay(scene: Scene) -> Part:
     import jax
 
-    from marlet.parts.experience import experience_of
-
     def body(carry, key):
-        replay = carry[0].add(experience_of(scene.played))
+        replay = carry[0].add(scene.played, scene.env.spec)
         return replay, replay.sample(scene.algorithm.batch, key=key)
 
     held = scene.learned.replay
@@ -255,20 +251,12 @@ def _p_loss(scene: Scene) -> Callable:
     """Both losses of one minibatch, as a function of both networks."""
     import jax
 
-    from marlet.parts.heads import head_for
-
     algorithm = scene.algorithm
     _, taught, _ = algorithm._lessons(scene.learned, scene.played)
-    head = head_for(scene.env.spec, algorithm.head)
     rows = jax.tree.leaves(taught)[0].shape[1] // algorithm.minibatches
     taught = jax.tree.map(lambda leaf: leaf[:, :rows], taught)
 
-    def loss(teams, key):
-        actor, critic = teams
-        of_actor = algorithm._actor_loss(head, algorithm.entropy, actor, taught, key)[0]
-        return of_actor + algorithm._critic_loss(critic, taught, key)[0]
-
-    return loss
+    return lambda teams, key: algorithm._both_losses(scene.learned, teams, taught, key)[0]
 
 
 def p_optimiser(scene: Scene) -> Part:

@@ -57,7 +57,7 @@ def test_programs_in_turns_are_told_by_their_units():
     measure, turns = load("measure"), []
     rates = measure.in_turns(
         {name: lambda steps, key, name=name: turns.append(name) or np.linalg.svd(np.ones((60, 60))) for name in "ab"},
-        units=10,
+        units={"a": 10, "b": 10},
         quick=True,
         first=1,
     )
@@ -72,43 +72,36 @@ def test_programs_in_turns_are_told_by_their_units():
 def test_the_loop_in_c_plays_the_same_grid(tmp_path):
     stepping = load("stepping")
     told = stepping.run_c(stepping.compiled_c(tmp_path), 512, 0.3)
-    go, world = stepping.random_play(make_env("grid"), 512)
-    _, tally = go(world, jax.random.key(0), 250)
-    assert told["earned_per_episode"] == pytest.approx(float(tally.score.sum() / tally.episodes), rel=0.02)
+    go, world, _ = stepping.random_play(make_env("grid"), 512)
+    _, tally = go(world, 0, 10)
+    assert told["earned_per_episode"] == pytest.approx(float(tally.score.sum() / tally.episodes.sum()), rel=0.02)
 
 
 def test_clocks_apart_end_episodes_one_by_one():
     stepping, env = load("stepping"), make_env("spread")
-    _, world = stepping.random_play(env, 50)
-    apart = np.asarray(stepping.one_by_one(world, env.steps).state.clock)
-    assert np.bincount(apart).tolist() == [2] * env.steps
+    _, (world, _), _ = stepping.random_play(env, 50, apart=True)
+    assert np.bincount(np.asarray(world.state.clock).reshape(-1)).tolist() == [2] * env.steps
 
 
 @pytest.mark.parametrize("name", SETTINGS)
-def test_settings_are_what_marlet_train_understands(name, monkeypatch, capsys):
+def test_settings_are_what_marlet_train_understands(name, monkeypatch):
     settings = load("settings")
-    options = settings.read(name)["options"]
+    record = settings.read(name)
     algorithm = settings.algorithm_of(name)
-    assert algorithm.envs * algorithm.length == {8: 208, 16: 2048}[options["envs"]]
-    assert settings.read(name)["jaxmarl_steps_per_second"] > 0
+    assert algorithm.envs * algorithm.length == {8: 208, 16: 2048}[record["options"]["envs"]]
+    assert record["jaxmarl_steps_per_second"] > 0
 
-    reached = []
+    class Reached(Exception):
+        pass
 
     def stop():
-        reached.append(True)
-        raise KeyboardInterrupt
+        raise Reached
 
+    # All that was typed has been checked before anything is prepared.
     monkeypatch.setattr(cli, "prepared", stop)
-    assert settings.main([name, "--hidden", "32"]) == 130
-    assert reached
-    command = capsys.readouterr().err
-    assert "--hidden 32" in command
-    assert command.count("--hidden") == 1
-    assert f"--envs {options['envs']} " in command
-
-
-def test_unknown_settings_are_refused():
-    assert load("settings").main(["qmux"]) == 2
+    file = str(BENCH / "settings" / f"{name}.json")
+    with pytest.raises(Reached):
+        cli.main(["train", record["algorithm"], record["env"], "--options", file, "--debug"])
 
 
 @pytest.mark.parametrize("name", ["ippo", "ippo_recurrent", "mappo_recurrent"])

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from endless import Endless
-from many_runs import experience_of, imagined, said, train
 
+from many_runs import experience_of, imagined, said, train
 from marlet.algorithms.deterministic import as_vectors, facmac, iddpg, maddpg, masac, matd3
 from marlet.engine.rollout import Tally, opening, rollout
 from marlet.equations.distributions import log_chances, straight_through

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from endless import Endless
-from many_runs import experience_of, imagined, train
 
+from many_runs import experience_of, imagined, train
 from marlet.algorithms.values import iql, qmix, vdn
 from marlet.engine.rollout import Tally, opening, rollout
 from marlet.envs.matrix import Matrix
