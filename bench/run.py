@@ -21,9 +21,9 @@ from pathlib import Path
 
 import host_envs
 import many_agents
-import many_runs
 import peers
 import replay_memory
+import seeds_together
 import starting
 import stepping
 import time_to_return
@@ -42,7 +42,7 @@ SUBJECTS = {
         training,
         where_time_goes,
         time_to_return,
-        many_runs,
+        seeds_together,
         two_devices,
         host_envs,
         many_agents,

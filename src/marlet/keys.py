@@ -18,6 +18,7 @@ from marlet.types import Key
 
 # Each use of a key has constants of its own, so that bits, children and folded keys never meet.
 CHILD, FOLDED, SEEDED = (0x3C6EF372, 0xBB67AE85), (0xA54FF53A, 0x510E527F), (0x9B05688C, 0x1F83D9AB)
+LONG = (0x5BE0CD19, 0x6A09E667)
 
 
 def new_key(seed: int | UInt32[Array, ""]) -> Key:
@@ -42,8 +43,8 @@ def _words(key: UInt32[Array, "2"], counter: UInt32[Array, "*shape"]) -> UInt32[
 def _pairs(
     key: UInt32[Array, "2"], purpose: tuple[int, int], counter: UInt32[Array, "*shape"]
 ) -> UInt32[Array, "*shape 2"]:
-    key = key ^ jnp.array(purpose, jnp.uint32)
-    return jnp.stack([_words(key, 2 * counter), _words(key, 2 * counter + 1)], axis=-1)
+    one, two = (jnp.array(constants, jnp.uint32) for constants in (purpose, purpose[::-1]))
+    return jnp.stack([_words(key ^ one, counter), _words(key ^ two, counter)], axis=-1)
 
 
 def _seed(seed: Int[Array, ""]) -> UInt32[Array, "2"]:
@@ -62,7 +63,7 @@ def _random_bits(key: UInt32[Array, "2"], bit_width: int, shape: tuple[int, ...]
     if bit_width == 32:
         return _words(key, _count(shape))
     if bit_width == 64:
-        high, low = _pairs(key, (0, 0), _count(shape)).astype(jnp.uint64).T
+        high, low = _pairs(key, LONG, _count(shape)).astype(jnp.uint64).T
         return ((high << 32) | low).T
     narrow, per_word, size = jnp.dtype(f"uint{bit_width}"), 32 // bit_width, math.prod(shape)
     words = _words(key, jnp.arange(-(-size // per_word), dtype=jnp.uint32))

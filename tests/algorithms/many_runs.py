@@ -96,7 +96,7 @@ def said(obs, *, actions, reward=0.0, available=None, alive=True, truncated=Fals
 def imagined(spec, steps, count, *, memory=0, ends=0.0, key):
     """A rollout of random numbers from -1 to 1. With the chance `ends` an agent is dead, an action but the first may not
     be taken, or an episode begins or is cut off: whatever a step says, the next one does not depend on it."""
-    keys = iter(jax.random.split(key, 13))
+    keys = iter(jax.random.split(key, 14))
     n, a = spec.num_agents, spec.num_actions
     numbers = lambda *axes: jax.random.normal(next(keys), (steps, count, *axes)).clip(-1, 1)  # noqa: E731
     happens = lambda chance, *axes: jax.random.bernoulli(next(keys), chance, (steps, count, *axes))  # noqa: E731

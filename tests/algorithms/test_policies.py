@@ -52,7 +52,7 @@ def lessons_of(algorithm, env, *, key=0, steps=None, alter=lambda played: played
 @pytest.mark.parametrize("make", [mapg, ia2c, ippo, happo])
 def test_the_gradient_at_the_uniform_policy_is_exact(make):
     """All nine joint actions of the climbing game, each once: pi_a (q_a - v) for every agent."""
-    algorithm = make(sharing="own", hidden=(4,), entropy=0.0)
+    algorithm = make(sharing="own", hidden=(4,), entropy=0.0, entropy_end=0.0)
     env = Matrix(payoff=tuple(map(tuple, CLIMBING)))
     learned = algorithm.init(env.spec, key=jax.random.key(0))
     actor = jax.tree.map(jnp.zeros_like, learned.actor)
@@ -73,7 +73,7 @@ def test_the_gradient_at_the_uniform_policy_is_exact(make):
         actor_memory=jnp.zeros((1, 9, 2, 0)),
         critic_memory=jnp.zeros((1, 9, 2, 0)),
     )
-    loss = lambda actor: algorithm._actor_loss(Categorical(), 0.0, actor, lessons, jax.random.key(0))[0]  # noqa: E731
+    loss = lambda actor: algorithm._actor_loss(learned, actor, lessons, jax.random.key(0))[0]  # noqa: E731
     gradient = -2 * jax.grad(loss)(actor).copies.last.bias  # the loss is a mean over two agents
     for agent, table in enumerate((CLIMBING, CLIMBING.T)):
         values = table.mean(1)
@@ -83,7 +83,7 @@ def test_the_gradient_at_the_uniform_policy_is_exact(make):
 
 def test_no_pass_profits_beyond_the_clip():
     """Ratio 1.5 with a gain, ratio .5 with a loss: held; the other two ways: pulled back."""
-    algorithm = ippo(clip=0.2, entropy=0.0, **TINY)
+    algorithm = ippo(clip=0.2, entropy=0.0, entropy_end=0.0, **TINY)
     _, lessons = lessons_of(algorithm, Matrix())[:2]
     learned = algorithm.init(Matrix().spec, key=jax.random.key(0))
 
@@ -91,7 +91,7 @@ def test_no_pass_profits_beyond_the_clip():
         moved = dataclasses.replace(
             lessons, log_prob=lessons.log_prob - shift, advantage=jnp.full_like(lessons.advantage, advantage)
         )
-        loss = lambda actor: algorithm._actor_loss(Categorical(), 0.0, actor, moved, jax.random.key(0))[0]  # noqa: E731
+        loss = lambda actor: algorithm._actor_loss(learned, actor, moved, jax.random.key(0))[0]  # noqa: E731
         return float(sum(jnp.abs(leaf).sum() for leaf in jax.tree.leaves(jax.grad(loss)(learned.actor))))
 
     # `lessons` hold the log-probabilities of the first round; the fresh actor of the same key gives the same.
@@ -112,14 +112,14 @@ def test_each_agent_learns_from_what_those_before_it_changed(monkeypatch):
     learned, lessons, _ = lessons_of(algorithm, env)
     start = learned.actor.copies.last.bias
 
-    def readable(self, loss, team, optimiser, given, learning_rate, axis, *, key):
-        mean = given.advantage.mean((0, 1))
+    def readable(self, loss, learned, teams, states, given, axis, *, key):
+        (team,), mean = teams, given.advantage.mean((0, 1))
         bias = team.copies.last.bias.at[:, 0].add(mean)
-        return eqx.tree_at(lambda team: team.copies.last.bias, team, bias), optimiser, {}
+        return (eqx.tree_at(lambda team: team.copies.last.bias, team, bias),), states, {}
 
     monkeypatch.setattr(PolicyGradient, "_descend", readable)
     key = jax.random.key(5)
-    actor, _, _ = algorithm._actor_learns(learned, lessons, jnp.float32(0.1), jnp.float32(0.0), None, key=key)
+    actor, _, _ = algorithm._in_turns(learned, lessons, None, key=key)
     first, second = (int(i) for i in jax.random.permutation(jax.random.split(key)[0], 2))
 
     found = np.asarray(actor.copies.last.bias - start)
