@@ -19,9 +19,9 @@ import shlex
 import sys
 from pathlib import Path
 
+import at_once
 import host_envs
 import many_agents
-import many_runs
 import peers
 import replay_memory
 import starting
@@ -42,7 +42,7 @@ SUBJECTS = {
         training,
         where_time_goes,
         time_to_return,
-        many_runs,
+        at_once,
         two_devices,
         host_envs,
         many_agents,

@@ -143,10 +143,10 @@ def beside_jaxmarl(size: int, quick: bool) -> Row:
     imported()
     import jax
 
-    from marlet.catalogue import make_env
+    from marlet.envs.spread import Spread
     from peers import jaxmarl_play
 
-    env = make_env("spread")
+    env = Spread()
     go, world = random_play(env, size)
     apart = one_by_one(world, env.steps)
     theirs = jaxmarl_play(size)

@@ -53,8 +53,8 @@ def reaching(algorithm: str, seeds: int, seconds: float) -> Row:
         "subject": f"`{algorithm}`",
         "reached": f"{len(reached)} of {seeds}",
         # Where at most half of the seeds come there, the median one never does.
-        "seconds": median_of([row["clock"] for row in reached], of=seeds),
-        "steps": median_of([row["steps"] for row in reached], of=seeds),
+        "goal_seconds": median_of([row["clock"] for row in reached], of=seeds),
+        "goal_steps": median_of([row["steps"] for row in reached], of=seeds),
         "return": statistics.median(run[best]["return"] for run in runs),
         "after_seconds": statistics.median(run[best]["clock"] for run in runs),
         "curve": median_curve(runs),
