@@ -136,11 +136,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Speed against references measured in the same run.")
     parser.add_argument("--write", action="store_true", help="write floor.json anew")
     given = parser.parse_args()
+    found = measured({}, WRITING_TRIES) if given.write else measured(kept())
     if given.write:
-        found = measured({}, WRITING_TRIES)
         record = circumstances("python bench/floors.py --write", ["cpu"]) | {"ratios": found}
         FLOOR.write_text(json.dumps(record, indent=1) + "\n")
-    recorded, found = kept(), found if given.write else measured(kept())
+    recorded = kept()
     for name, ratio in found.items():
         print(f"{name}: {ratio:.3g}, recorded {recorded[name]:.3g}")
     for sentence in fallen(found, recorded):

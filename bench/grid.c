@@ -87,7 +87,7 @@ int main(int count, char **arguments) {
     double earned = 0, episodes = 0, begun = now(), passed;
     long done = 0;
     do {
-        for (int k = 0; k < BLOCK; k++)
+        for (int k = 0; k < BLOCK; k++) {
             for (int e = 0; e < envs; e++) {
                 advance(&grids[e], &steps[e]);
                 earned += steps[e].reward[0] + steps[e].reward[1];
@@ -96,6 +96,8 @@ int main(int count, char **arguments) {
                     reset(&grids[e], &steps[e]);
                 }
             }
+            __asm__ volatile("" : : "r"(steps) : "memory"); /* a learner could read them now: all must be written */
+        }
         done += (long)BLOCK * envs;
         passed = now() - begun;
     } while (passed < seconds);

@@ -30,12 +30,13 @@ def replay(capacity: int) -> Row:
 
 def held(capacity: int) -> Row:
     """Bytes of the replay's arrays, bytes that a transition needs, and the process's peak after some training."""
-    from marlet.catalogue import make_algorithm, make_env
+    from marlet.catalogue import make_algorithm
     from marlet.engine.devices import bytes_of, one_device_per_core
     from marlet.engine.train import Training
+    from marlet.envs.spread import Spread
 
     one_device_per_core()
-    env = make_env("spread")
+    env = Spread()
     program = Training(env, make_algorithm("vdn", {"capacity": capacity, "warmup": 0}), seeds=1)
     program.start()
     for _ in range(3):

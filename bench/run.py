@@ -19,11 +19,11 @@ import shlex
 import sys
 from pathlib import Path
 
+import at_once
 import host_envs
 import many_agents
 import peers
 import replay_memory
-import seeds_together
 import starting
 import stepping
 import time_to_return
@@ -42,7 +42,7 @@ SUBJECTS = {
         training,
         where_time_goes,
         time_to_return,
-        seeds_together,
+        at_once,
         two_devices,
         host_envs,
         many_agents,

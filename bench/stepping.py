@@ -163,12 +163,11 @@ def beside_jaxmarl(size: int, quick: bool) -> Row:
     imported()
     import jax
 
-    from marlet.catalogue import make_env
-    from marlet.engine.devices import one_device_per_core
+    from marlet.envs.spread import Spread
     from peers import jaxmarl_play
 
     one_device_per_core()
-    env = make_env("spread")
+    env = Spread()
     programs, lengths = {}, {"jaxmarl": env.steps}
     for name, apart in (("one_by_one", True), ("lockstep", False)):
         go, world, round_length = random_play(env, size, apart=apart)

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from endless import Endless
-
 from many_runs import said, train
+
 from marlet.algorithms.policies import Lessons, PolicyGradient, happo, ia2c, ippo, maa2c, mapg, mappo
 from marlet.engine.rollout import Tally, opening, rollout
 from marlet.envs.matrix import Matrix
