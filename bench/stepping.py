@@ -163,6 +163,7 @@ def beside_jaxmarl(size: int, quick: bool) -> Row:
     imported()
     import jax
 
+    from marlet.engine.devices import one_device_per_core
     from marlet.envs.spread import Spread
     from peers import jaxmarl_play
 

@@ -11,20 +11,22 @@ class Relay(ParallelEnv):
 
     After t steps scout i sees (t, i) and the carrier (t, 10, 20, 30). Who lives earns t + 10 * row + 100 * action.
     Scout 0 dies at step 2; the clock stops the others at step 4. The carrier's actions are 1, 2, 3, and after t steps
-    the one with index t % 3 is closed to it. Agents that are gone are gone from the dictionaries.
+    the one with index t % 3 is closed to it. Agents that are gone are gone from the dictionaries. With another
+    `sight` nothing is ever closed to the carrier: it sees the same numbers without a mask as a "grid", or two numbers
+    like the scouts as a "vector".
     """
 
     metadata = {"name": "relay"}
     possible_agents = ["scout_0", "scout_1", "carrier_0"]
     max_cycles = 4
 
-    def __init__(self, deaths=(2, None, None), cuts=(4, 4, 4)):
-        self.deaths, self.cuts = deaths, cuts
+    def __init__(self, deaths=(2, None, None), cuts=(4, 4, 4), sight="masked"):
+        self.deaths, self.cuts, self.sight = deaths, cuts, sight
         self.received = []
         scout = spaces.Box(-np.inf, np.inf, (2,), np.float32)
-        carrier = spaces.Dict(
-            {"observation": spaces.Box(-np.inf, np.inf, (2, 2), np.float32), "action_mask": spaces.MultiBinary(3)}
-        )
+        grid = spaces.Box(-np.inf, np.inf, (2, 2), np.float32)
+        masked = spaces.Dict({"observation": grid, "action_mask": spaces.MultiBinary(3)})
+        carrier = {"masked": masked, "grid": grid, "vector": scout}[sight]
         self._obs = dict(zip(self.possible_agents, [scout, scout, carrier], strict=True))
         self._act = dict(
             zip(
@@ -39,10 +41,11 @@ class Relay(ParallelEnv):
         return self._act[agent]
 
     def see(self, agent):
-        if agent == "carrier_0":
+        if agent == "carrier_0" and self.sight != "vector":
             mask = np.ones(3, np.int8)
             mask[self.t % 3] = 0
-            return {"observation": np.array([[self.t, 10], [20, 30]], np.float32), "action_mask": mask}
+            seen = np.array([[self.t, 10], [20, 30]], np.float32)
+            return {"observation": seen, "action_mask": mask} if self.sight == "masked" else seen
         return np.array([self.t, self.possible_agents.index(agent)], np.float32)
 
     def reset(self, seed=None, options=None):
@@ -66,8 +69,8 @@ class Relay(ParallelEnv):
 class Tampered(Relay):
     """A relay that says something else at its second step: `change` edits what `step` returns, in place."""
 
-    def __init__(self, change):
-        super().__init__(deaths=(None, None, None))
+    def __init__(self, change, sight="masked"):
+        super().__init__(deaths=(None, None, None), sight=sight)
         self.change = change
 
     def step(self, actions):

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from relay import Pushers, Relay, Tampered, Turns
 
-from marlet.bridges.from_pettingzoo import Copy, Facts, fields
+from marlet.bridges.facts import Facts, fields
+from marlet.bridges.from_pettingzoo import Copy
 from marlet.bridges.resolve import resolve
 from marlet.bridges.spaces import Odd, reader_of, taker_of
 from marlet.errors import EnvironmentFault, MarletError
@@ -247,6 +248,10 @@ MUTANTS = {
     "truncation missing": (drop(TRUNCATED, "scout_1"), "no truncation"),
     "shape": (edit(OBS, "scout_0", np.zeros(3)), r"has shape \(3,\), but \(2,\)"),
     "shape with one more axis": (edit(OBS, "scout_0", np.zeros((1, 2))), r"has shape \(1, 2\)"),
+    "shapes that are right in sum": (
+        lambda env, obs, *rest: obs.update(scout_0=np.zeros(3, np.float32), scout_1=np.zeros(1, np.float32)),
+        r"'scout_0'.*has shape \(3,\)",
+    ),
     "nan observation": (edit(OBS, "scout_1", np.array([0, np.nan])), "copy 5, agent 'scout_1', step 2.*not finite"),
     "another mask, which is no fault": (edit(OBS, "carrier_0", CARRIED | {"action_mask": np.ones(3)}), None),
     "infinite observation": (edit(OBS, "scout_1", np.array([0, -np.inf])), "not finite"),
@@ -258,6 +263,11 @@ MUTANTS = {
     "mask missing": (edit(OBS, "carrier_0", CARRIED), "no part 'action_mask'"),
     "nan reward": (edit(REWARD, "scout_0", np.nan), "agent 'scout_0', step 2.*reward is nan"),
     "infinite reward": (edit(REWARD, "scout_0", -np.inf), "reward is -inf"),
+    "reward too large for float32": (edit(REWARD, "scout_0", 1e300), "reward is 1e\\+300"),
+    "rewards too large that cancel": (
+        lambda env, obs, reward, *rest: reward.update(scout_0=1e300, scout_1=-1e300),
+        "reward is 1e\\+300",
+    ),
     "text reward": (edit(REWARD, "scout_0", "1.0"), "not a number"),
     "reward of all": (edit(REWARD, "scout_0", np.zeros(3)), "not a number"),
     "no reward": (edit(REWARD, "scout_0", None), "not a number"),
@@ -272,10 +282,18 @@ MUTANTS = {
 }
 
 
+INSIDE = ("another mask, which is no fault", "part missing", "mask missing", "nothing legal inside")
+"""Mutants of a mask inside the observation."""
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("sight", ["masked", "grid", "vector"])
 @pytest.mark.parametrize("mutant", MUTANTS)
-def test_a_broken_environment_is_named_at_the_step_it_breaks(mutant):
+def test_a_broken_environment_is_named_at_the_step_it_breaks(mutant, sight):
     change, message = MUTANTS[mutant]
-    env = Tampered(change)
+    if mutant in INSIDE and sight != "masked":
+        message = "not numbers|has shape"  # a dictionary where an array was declared
+    env = Tampered(change, sight)
     if message is None:  # the control: a legal edit passes
         assert len(play(env, [(0, 0, 1)] * 3)) == 4
         return
@@ -283,6 +301,117 @@ def test_a_broken_environment_is_named_at_the_step_it_breaks(mutant):
         play(env, [(0, 0, 1)] * 3, index=5)
     assert env.t == 2
     assert "\n" not in str(fault.value)
+
+
+def only_at_a_glance(monkeypatch):
+    def refuse(copy, *given, out):
+        raise AssertionError(f"step {copy.clock} got a close look")
+
+    monkeypatch.setattr(Copy, "_closely", refuse)
+
+
+@pytest.mark.parametrize("sight", ["grid", "vector"])
+def test_a_step_in_which_nothing_stands_out_gets_no_close_look(monkeypatch, sight):
+    only_at_a_glance(monkeypatch)
+    calm = Relay(deaths=(None, None, None), cuts=(None, None, None), sight=sight)
+    assert len(play(calm, [(0, 0, 0)] * 6)) == 7
+    for eventful, step in (
+        (Relay(deaths=(None, None, 3), cuts=(None, None, None), sight=sight), 3),
+        (Relay(deaths=(None, None, None), sight=sight), 4),
+        (Relay(), 1),
+        (Tampered(edit(INFO, "scout_1", {"cost": 1.0}), sight=sight), 2),
+    ):
+        with pytest.raises(AssertionError, match=f"step {step} got"):
+            play(eventful, [(0, 0, 0)] * 6)
+
+
+SAID = {
+    OBS: [
+        *[
+            np.array([1, 2], kind)
+            for kind in ("float32", "float64", "int64", "bool", "float16", ">f4", "complex64", "O")
+        ],
+        *[np.float32([0, bad]) for bad in (np.nan, np.inf, 1e25)],
+        *[np.float64([0, bad]) for bad in (np.nan, -np.inf, 1e300)],
+        np.ma.array([1.0, 2.0]),
+        np.zeros((1, 2), np.float32),
+        np.zeros(3, np.float32),
+        [1.0, 2.0],
+        3.0,
+        "seen",
+        None,
+    ],
+    REWARD: [
+        *[1, 2.5, True, np.float32(3), np.int8(4), np.array(5.0), np.array([6.0]), np.zeros(3)],
+        *["1", None, np.nan, -np.inf, 1e300, 1j, 10**400],
+    ],
+    TERMINATED: [False, True, np.False_, np.True_, 0, 1, 0.0, 0.5, -1, "False", None, np.array([False]), np.zeros(2)],
+    INFO: [None, {}, {"x": 1}, {"cost": 2.0}, {"cost": np.nan}, {"action_mask": [1, 0]}, {"action_mask": [0, 0]}, 7],
+}
+SAID[TRUNCATED] = SAID[TERMINATED]
+EDIT = st.sampled_from([(place, k) for place, values in SAID.items() for k in range(len(values))])
+
+
+def outcome(copy: Copy, steps: int):
+    """What is written at each step, and whether it is over; at the end the error if there is one."""
+    said = [record(copy)]
+    try:
+        copy.reset(3, said[-1])
+        for _ in range(steps):
+            said.append(record(copy))
+            said.append(copy.step(np.zeros(3, int), said[-1]))
+    except Exception as error:
+        # What was half written before an error is of no concern.
+        return [*said[:-1], f"{type(error).__name__}: {error}"]
+    return said
+
+
+def agree(one, two) -> bool:
+    return len(one) == len(two) and all(
+        all(np.array_equal(a[name], b[name]) for name in a) if isinstance(a, dict) else a == b
+        for a, b in zip(one, two, strict=True)
+    )
+
+
+def glance_and_close_look(change, sight):
+    glance, close = (Copy(lambda: Tampered(change, sight)) for _ in range(2))
+    close._at_a_glance = lambda *given, out: False
+    return glance, close
+
+
+@pytest.mark.parametrize("sight", ["grid", "vector"])
+@pytest.mark.parametrize(("place", "k"), [(place, k) for place, values in SAID.items() for k in range(len(values))])
+def test_a_glance_and_a_close_look_come_to_the_same(place, k, sight):
+    glance, close = glance_and_close_look(edit(place, "scout_1", SAID[place][k]), sight)
+    assert agree(outcome(glance, 3), outcome(close, 3))
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    edits=st.lists(st.tuples(EDIT, st.sampled_from(["scout_0", "scout_1", "ghost"])), min_size=2, max_size=3),
+    gone=st.sampled_from([None, None, *range(5)]),
+    leaves=st.booleans(),
+    sight=st.sampled_from(["grid", "vector"]),
+)
+def test_they_do_where_several_things_are_odd_at_once(edits, gone, leaves, sight):
+    def change(env, *said):
+        for (place, k), agent in edits:
+            said[place][agent] = SAID[place][k]
+        if gone is not None:
+            said[gone].pop("scout_1", None)
+        if leaves:
+            env.agents = env.agents[1:]
+
+    glance, close = glance_and_close_look(change, sight)
+    assert agree(outcome(glance, 3), outcome(close, 3))
+
+
+def test_a_glance_that_misses_something_would_be_seen():
+    """The control: a glance that overlooks masks disagrees with a close look."""
+    glance, close = glance_and_close_look(edit(INFO, "scout_1", {"action_mask": [1, 0]}), "grid")
+    look = glance._at_a_glance
+    glance._at_a_glance = lambda *given, out: look(*given[:4], {}, out=out)
+    assert not agree(outcome(glance, 3), outcome(close, 3))
 
 
 def test_an_agent_may_not_come_back():
@@ -295,6 +424,20 @@ def test_an_agent_may_not_come_back():
 
     with pytest.raises(EnvironmentFault, match=r"'scout_0', step 3.*came \(back\)"):
         play(Revived(), ACTIONS)
+
+
+def test_not_even_if_nothing_else_stands_out():
+    class Undead(Relay):
+        def step(self, actions):
+            said = super().step(actions)
+            if self.t != 3:
+                return said
+            self.agents = list(self.possible_agents)
+            said = (dict.fromkeys(self.agents, value) for value in (0.0, False, False, {}))
+            return {agent: self.see(agent) for agent in self.agents}, *said
+
+    with pytest.raises(EnvironmentFault, match=r"'scout_0', step 3.*came \(back\)"):
+        play(Undead(sight="vector"), ACTIONS)
 
 
 def test_a_dead_agent_may_have_nothing_legal():

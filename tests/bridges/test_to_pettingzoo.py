@@ -13,7 +13,8 @@ import pytest
 from pettingzoo.test import parallel_api_test, parallel_seed_test
 
 import marlet.envs
-from marlet.bridges.from_pettingzoo import Copy, fields
+from marlet.bridges.facts import fields
+from marlet.bridges.from_pettingzoo import Copy
 from marlet.bridges.to_pettingzoo import ParallelMarlet
 from marlet.envs.base import Env, make_step
 from marlet.errors import MarletError

@@ -81,6 +81,24 @@ class Raises(Dice):
         return super().step(actions)
 
 
+class Stumbles(Dice):
+    """Raises when its second episode opens."""
+
+    def reset(self, seed=None, options=None):
+        if hasattr(self, "length") and self.t == self.length:
+            raise ValueError("the dice are under the table")
+        return super().reset(seed)
+
+
+class Secretive(Dice):
+    """Has a state of its own, of which nobody may hear during an episode."""
+
+    def state(self):
+        if self.t:
+            raise RuntimeError("somebody asked for the state")
+        return np.zeros(7, np.float32)
+
+
 class Hangs(Dice):
     def step(self, actions):
         time.sleep(1e9)

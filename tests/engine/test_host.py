@@ -11,10 +11,12 @@ import jax
 import numpy as np
 import pytest
 
-from marlet.bridges.from_pettingzoo import Copy, fields
+from marlet.bridges.facts import fields
+from marlet.bridges.from_pettingzoo import Copy
 from marlet.bridges.resolve import Factory
 from marlet.bridges.worker import board, board_bytes, episode_seed
-from marlet.engine.host import HostEnv, rollout
+from marlet.engine.host import HostEnv
+from marlet.engine.host_play import rollout
 from marlet.errors import EnvironmentFault, MarletError, NonFinite
 
 B, N = 5, 2
@@ -227,6 +229,19 @@ def test_what_an_environment_raises_is_told_with_all_that_repeats_it(workers, er
     assert f"seed {episode_seed(5, 0, 0)}, episode 0, after 36 steps; last actions {plan[36, 0].tolist()}" in text
     assert "host_worlds.py" in text
     assert fault.value.exit_code == 3
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_what_goes_wrong_as_an_episode_opens_is_told_of_that_episode(workers):
+    with HostEnv(Factory("host_worlds", "Stumbles", {"lasting": 3}), 2, workers=workers) as env:
+        env.reset(5)
+        plan = actions(3, batch=2)
+        for action in plan[:2]:
+            env.step(action)
+        with pytest.raises(EnvironmentFault, match="under the table") as fault:
+            env.step(plan[2])
+    told = f"while: reset, seed {episode_seed(5, 0, 1)}, episode 1, after 0 steps"
+    assert told in str(fault.value)
 
 
 def test_a_snapshot_after_a_failed_step_is_of_the_last_whole_one():

@@ -19,83 +19,23 @@ How PettingZoo's dictionaries become arrays:
 - **The state** is `env.state()` where the environment has one, else everyone's observations side by side.
 """
 
-import math
-import re
-import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from gymnasium import Env as SingleAgentEnv
 from gymnasium import spaces
 from jaxtyping import Float, Int
-from pettingzoo import AECEnv, ParallelEnv
 
-from marlet.bridges.spaces import Numbers, Odd, Vector, flag, number, reader_of, taker_of
+from marlet.bridges.facts import Facts, Record, checked_parallel, horizon_of, kinds_of, teams_of
+from marlet.bridges.spaces import Numbers, Odd, Rows, Vector, flag, number, reader_of, taker_of
 from marlet.errors import EnvironmentFault, MarletError, nearest
 
-Record = dict[str, np.ndarray]
-"""The fields of a `marlet.types.Step`, written in place."""
-
-OPPONENTS = ("adversary", "leadadversary", "eve")
-"""Names that mpe2 gives to the agents who play against the others."""
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What a `marlet.types.Spec` says, in plain values that travel between processes."""
-
-    names: tuple[str, ...]
-    num_actions: int
-    obs_size: int
-    state_size: int
-    continuous: bool
-    kinds: tuple[int, ...]
-    teams: tuple[int, ...]
-    horizon: int | None
-
-
-def fields(facts: Facts, *batch: int) -> dict[str, tuple[tuple[int, ...], type]]:
-    """Shape and type of each field of a record, led by `batch`."""
-    n = len(facts.names)
-    return {
-        "obs": ((*batch, n, facts.obs_size), np.float32),
-        "state": ((*batch, facts.state_size), np.float32),
-        "available": ((*batch, n, facts.num_actions), np.bool_),
-        "reward": ((*batch, n), np.float32),
-        "alive": ((*batch, n), np.bool_),
-        "truncated": (batch, np.bool_),
-        "cost": ((*batch, n), np.float32),
-    }
-
-
-def stem(name: str) -> str:
-    """A name without its number: `adversary` of `adversary_2`."""
-    return re.sub(r"_?\d+$", "", name)
-
-
-def checked_parallel(thing: Any) -> ParallelEnv:
-    """The environment itself, if it is one in which all agents act at once.
-
-    Raises:
-        MarletError: saying what it is instead, and the cure.
-    """
-    if isinstance(thing, ParallelEnv):
-        return thing
-    if isinstance(thing, AECEnv):
-        raise MarletError(
-            f"{thing} is a turn-based (AEC) environment, but all agents must act at once. Build it with its "
-            "`parallel_env` function, or wrap it with `pettingzoo.utils.aec_to_parallel`."
-        )
-    if isinstance(thing, SingleAgentEnv):
-        raise MarletError(
-            f"{thing} is a Gymnasium environment of one agent, but a `pettingzoo.ParallelEnv` is needed here."
-        )
-    raise MarletError(
-        f"The environment is a {type(thing).__module__}.{type(thing).__qualname__}, "
-        "but must be a `pettingzoo.ParallelEnv` (inherit from that class)."
-    )
+LARGEST = float(np.finfo(np.float32).max)
+"""Rewards are kept as float32."""
+PLAIN = frozenset({float, int, np.float32, np.float64})
+"""Types of rewards that need no closer look."""
+TOLD = frozenset({"cost", "action_mask"})
+"""What is read from an agent's info."""
 
 
 class Copy:
@@ -144,14 +84,16 @@ class Copy:
             obs_size=obs_size,
             state_size=self.state_reader.size if self.state_reader else len(names) * obs_size,
             continuous=isinstance(self.takers[0], Vector),
-            kinds=_kinds(names, obs_spaces, action_spaces),
-            teams=_teams(names, self.env.metadata.get("teams")),
-            horizon=_horizon(self.env),
+            kinds=kinds_of(names, obs_spaces, action_spaces),
+            teams=teams_of(names, self.env.metadata.get("teams")),
+            horizon=horizon_of(self.env),
         )
         self.own_actions = np.zeros((len(names), self.facts.num_actions), bool)
         for i, taker in enumerate(self.takers):
             self.own_actions[i, : taker.size] = True
         self.live: list[int] = []
+        self.rows = Rows(tuple(self.readers))
+        self.nobody = dict.fromkeys(self.agents, False)
 
     def _own_state(self) -> Numbers | None:
         """How `env.state()` is read, or None where the environment has none."""
@@ -192,11 +134,57 @@ class Copy:
             EnvironmentFault: where the environment breaks its contract.
         """
         self.clock += 1
-        live = self.live
-        given = self.env.step({self.agents[i]: self.takers[i].take(action[i]) for i in live})
+        chosen = action if self.facts.continuous else action.tolist()
+        given = self.env.step({self.agents[i]: self.takers[i].take(chosen[i]) for i in self.live})
         if not (isinstance(given, tuple) and len(given) == 5):
             raise self._fault("`step` must return (observations, rewards, terminations, truncations, infos)")
-        obs, rewards, terminations, truncations, infos = given
+        if self._at_a_glance(*given, out=out):
+            self._write_state(out)
+            return False
+        return self._closely(*given, out=out)
+
+    def _at_a_glance(
+        self, obs: Any, rewards: Any, terminations: Any, truncations: Any, infos: Any, *, out: Record
+    ) -> bool:
+        """Write a step in which nothing stands out: everyone lives on, and says finite numbers of plain types.
+
+        Nearly all steps are of this sort, and a close look costs twice as much. False where anything is otherwise:
+        `_closely` then reads it all again, and says what is wrong if anything is. Both write the same.
+        """
+        table, agents = out["obs"], self.agents
+        try:
+            if not (
+                terminations == self.nobody == truncations
+                and self.env.agents == agents
+                and rewards.keys() == obs.keys() == self.ids
+                and len(self.live) == len(agents)
+                and not any(self.mask_inside)
+                and not any(info and not TOLD.isdisjoint(info) for info in infos.values())
+            ):
+                return False
+            earned = [rewards[agent] for agent in agents]
+            for value in earned:
+                if type(value) not in PLAIN or not -LARGEST <= value <= LARGEST:
+                    return False
+            self.rows.read([obs[agent] for agent in agents], table)
+        except (AttributeError, TypeError, ValueError, Odd):  # not even dictionaries, or not of numbers
+            return False
+        if not np.isfinite(table).all():
+            return False
+        out["reward"][:] = earned
+        out["available"][...] = self.own_actions
+        out["alive"].fill(True)
+        out["truncated"].fill(False)
+        out["cost"].fill(0)
+        return True
+
+    def _closely(self, obs: Any, rewards: Any, terminations: Any, truncations: Any, infos: Any, *, out: Record) -> bool:
+        """Write a step of any sort, and say whether the episode is over.
+
+        Raises:
+            EnvironmentFault: where the environment breaks its contract.
+        """
+        live = self.live
         self._refuse_strangers("rewards", rewards)
         self._refuse_strangers("terminations", terminations)
         self._refuse_strangers("truncations", truncations)
@@ -261,8 +249,11 @@ class Copy:
                 if mask is None:
                     raise self._fault("the observation has no part 'action_mask', which its space declares", i)
             available[i] = self.own_actions[i] if mask is None else self._mask(i, mask)
+        self._write_state(out)
+
+    def _write_state(self, out: Record) -> None:
         if self.state_reader is None:
-            out["state"][:] = table.reshape(-1)
+            out["state"][:] = out["obs"].reshape(-1)
             return
         try:
             self.state_reader.read(self.env.state(), out["state"])
@@ -296,8 +287,8 @@ class Copy:
             value = number(value)
         except Odd as odd:
             raise self._fault(f"the {what} {odd}", i) from None
-        if not math.isfinite(value):
-            raise self._fault(f"the {what} is {value}", i)
+        if not abs(value) <= LARGEST:
+            raise self._fault(f"the {what} is {value}, but must be finite as a float32", i)
         return value
 
     def _said(self, i: int, what: str, given: dict[Any, Any]) -> bool:
@@ -320,40 +311,3 @@ class Copy:
         return EnvironmentFault(
             f"Environment copy {self.index}{who}, step {self.clock} (seed {self.seed}): {what.rstrip('.')}."
         )
-
-
-def _kinds(
-    names: tuple[str, ...], obs_spaces: list[spaces.Space], action_spaces: list[spaces.Space]
-) -> tuple[int, ...]:
-    """Agents are of one kind when their spaces are equal and their names differ only by a number."""
-    seen: list[tuple[str, spaces.Space, spaces.Space]] = []
-    kinds = []
-    for mark in zip(map(stem, names), obs_spaces, action_spaces, strict=True):
-        if mark not in seen:
-            seen.append(mark)
-        kinds.append(seen.index(mark))
-    return tuple(kinds)
-
-
-def _teams(names: tuple[str, ...], given: Any) -> tuple[int, ...]:
-    """The environment's own `metadata["teams"]` (by name, or one number an agent); else mpe2's adversaries
-    against the rest; else one team."""
-    if given is None:
-        against = [stem(name) in OPPONENTS for name in names]
-        return tuple(int(foe != against[0]) for foe in against)
-    if isinstance(given, dict):
-        missing = [name for name in names if name not in given]
-        if missing:
-            raise MarletError(f"metadata['teams'] does not say the team of {', '.join(missing)}.")
-        given = [given[name] for name in names]
-    if len(given) != len(names):
-        raise MarletError(f"metadata['teams'] has {len(given)} entries, but there are {len(names)} agents.")
-    return tuple(int(team) for team in given)
-
-
-def _horizon(env: ParallelEnv) -> int | None:
-    """`max_cycles`, PettingZoo's usual name for the longest episode, where the environment has it."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        cycles = getattr(env.unwrapped, "max_cycles", None)
-    return cycles if isinstance(cycles, int) and cycles > 0 else None

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,8 @@ from gymnasium import spaces
 from jaxtyping import Float, Int
 
 from marlet.errors import MarletError
+
+FLOAT32 = np.dtype(np.float32)
 
 
 class Odd(Exception):
@@ -22,7 +25,7 @@ class Numbers:
     shape: tuple[int, ...]
     divisor: float = 1.0
 
-    @property
+    @cached_property
     def size(self) -> int:
         return math.prod(self.shape)
 
@@ -30,13 +33,14 @@ class Numbers:
         array = np.asarray(value)
         if array.shape != self.shape:
             raise Odd(f"has shape {array.shape}, but {self.shape} was declared")
-        if array.dtype.kind not in "biuf":
+        kind = array.dtype.char
+        if kind == "f":
+            row[:] = array.reshape(-1)
+        elif array.dtype.kind not in "biuf":
             raise Odd(f"holds values of type {array.dtype}, not numbers")
-        if array.dtype == np.float64:
+        else:
             with np.errstate(over="ignore"):  # too large for float32 becomes infinite, which the caller refuses
                 row[:] = array.reshape(-1)
-        else:
-            row[:] = array.reshape(-1)
         if self.divisor != 1.0:
             row /= self.divisor
 
@@ -63,7 +67,7 @@ class Joined:
     parts: tuple[tuple[Any, Any], ...]
     """Key and reader of each."""
 
-    @property
+    @cached_property
     def size(self) -> int:
         return sum(reader.size for _, reader in self.parts)
 
@@ -79,6 +83,30 @@ class Joined:
 
 
 Reader = Numbers | OneHot | Joined
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Reads what all agents see, one row an agent, padded with zeros."""
+
+    readers: tuple[Reader, ...]
+
+    @cached_property
+    def vectors(self) -> tuple[int, ...] | None:
+        """The shape of every agent's observation, where all are vectors of one length that are passed on as they are."""
+        first = self.readers[0]
+        if not isinstance(first, Numbers) or len(first.shape) != 1 or first.divisor != 1.0:
+            return None
+        return first.shape if all(reader == first for reader in self.readers) else None
+
+    def read(self, values: list[Any], table: Float[np.ndarray, "n d"]) -> None:
+        vectors = self.vectors
+        if vectors and all([type(v) is np.ndarray and v.dtype is FLOAT32 and v.shape == vectors for v in values]):
+            np.concatenate(values, out=table.reshape(-1, copy=False))
+            return
+        table.fill(0)
+        for value, reader, row in zip(values, self.readers, table, strict=True):
+            reader.read(value, row[: reader.size])
 
 
 def reader_of(space: spaces.Space) -> Reader:
@@ -126,17 +154,24 @@ class Vector:
 
     space: spaces.Box
 
-    @property
+    @cached_property
     def size(self) -> int:
         return math.prod(self.space.shape)
 
     def take(self, action: Float[np.ndarray, " a"]) -> np.ndarray:
         vector = action[: self.size].reshape(self.space.shape)
+        bounded, start, half = self.stretch
+        stretched = start + (np.minimum(np.maximum(vector, -1), 1) + 1) * half
+        chosen = np.where(bounded, stretched, vector)
+        return np.minimum(np.maximum(chosen, self.space.low), self.space.high).astype(self.space.dtype)
+
+    @cached_property
+    def stretch(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Which parts have bounds, where they begin there and half their width; zero elsewhere."""
         low, high = self.space.low, self.space.high
         bounded = np.isfinite(low) & np.isfinite(high)
-        start, width = np.where(bounded, low, 0.0), np.where(bounded, high, 0.0) - np.where(bounded, low, 0.0)
-        stretched = start + (np.clip(vector, -1, 1) + 1) / 2 * width
-        return np.clip(np.where(bounded, stretched, vector), low, high).astype(self.space.dtype)
+        start = np.where(bounded, low, 0.0)
+        return bounded, start, (np.where(bounded, high, 0.0) - start) / 2
 
 
 def taker_of(space: spaces.Space) -> Choice | Vector:

@@ -21,7 +21,8 @@ from typing import Any
 
 import numpy as np
 
-from marlet.bridges.from_pettingzoo import Copy, Facts, Record, fields
+from marlet.bridges.facts import Facts, Record, fields
+from marlet.bridges.from_pettingzoo import Copy
 from marlet.bridges.resolve import Factory
 from marlet.errors import EnvironmentFault, MarletError
 
@@ -124,6 +125,7 @@ class Group:
                 f"The environment could not be built: {type(error).__name__}: {error}\n\n{traceback.format_exc()}"
             ) from error
         self.worker = worker
+        self.doing = "reset"
         self.facts = self.copies[0].facts
         for copy in self.copies:
             if copy.facts != self.facts:
@@ -146,26 +148,29 @@ class Group:
 
     def reset(self) -> None:
         """Open the episode that the board names in every busy copy."""
-        for copy, _, opening in self.rows:
-            if self.board.busy[copy.index]:
-                self._open(copy, opening)
+        with self._told():
+            for copy, _, opening in self.rows:
+                if self.board.busy[copy.index]:
+                    self._open(copy, opening)
         self.board.at[self.worker] = -1
 
     def step(self) -> None:
         """Take the board's actions in every busy copy, and open the next episode where one ended."""
         board = self.board
-        for copy, next, opening in self.rows:
-            b = copy.index
-            if not board.busy[b]:
-                continue
-            board.at[self.worker] = b
-            with self._told(copy, "step"):
+        busy = board.busy.tolist()
+        with self._told():
+            for copy, next, opening in self.rows:
+                b = copy.index
+                if not busy[b]:
+                    continue
+                board.at[self.worker] = b
+                self.doing = "step"
                 over = copy.step(board.action[b], next)
-            board.clock[b] = copy.clock
-            board.over[b] = over
-            if over:
-                board.episode[b] += 1
-                self._open(copy, opening)
+                board.clock[b] = copy.clock
+                board.over[b] = over
+                if over:
+                    board.episode[b] += 1
+                    self._open(copy, opening)
         board.at[self.worker] = -1
 
     def close(self) -> None:
@@ -176,21 +181,22 @@ class Group:
     def _open(self, copy: Copy, opening: Record) -> None:
         board, b = self.board, copy.index
         board.at[self.worker] = b
+        self.doing = "reset"
         board.clock[b] = 0
-        with self._told(copy, "reset"):
-            copy.reset(episode_seed(int(board.seed[0]), b, int(board.episode[b])), opening)
+        copy.reset(episode_seed(int(board.seed[0]), b, int(board.episode[b])), opening)
 
     @contextmanager
-    def _told(self, copy: Copy, doing: str) -> Iterator[None]:
+    def _told(self) -> Iterator[None]:
         """What goes wrong in the user's code is told with everything needed to see it again."""
         try:
             yield
         except EnvironmentFault:
             raise
         except (Exception, SystemExit) as error:
+            copy = int(self.board.at[self.worker])
             raise EnvironmentFault(
-                f"Environment copy {copy.index} raised {type(error).__name__}: {error}\n"
-                f"  while: {doing}, {where_it_was(self.board, copy.index)}\n\n{traceback.format_exc()}"
+                f"Environment copy {copy} raised {type(error).__name__}: {error}\n"
+                f"  while: {self.doing}, {where_it_was(self.board, copy)}\n\n{traceback.format_exc()}"
             ) from error
 
 

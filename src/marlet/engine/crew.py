@@ -21,7 +21,7 @@ from typing import IO, Any, BinaryIO
 
 import numpy as np
 
-from marlet.bridges.from_pettingzoo import Facts
+from marlet.bridges.facts import Facts
 from marlet.bridges.resolve import Factory
 from marlet.bridges.worker import DONE, FAULT, LOOK, STEP, Board, board, board_bytes, where_it_was
 from marlet.errors import EnvironmentFault, MarletError

@@ -1,5 +1,6 @@
 """Plays environments that live in Python: B copies on the host, stepped by worker processes, numpy in and out."""
 
+import dataclasses
 import os
 import sys
 import warnings
@@ -8,17 +9,18 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Float, Int
 
 from marlet.bridges.resolve import by_name
 from marlet.bridges.worker import RESET, STEP, Group, board
 from marlet.engine.crew import Crew
-from marlet.engine.evaluate import LONGEST, Scores
 from marlet.errors import MarletError, NonFinite
-from marlet.types import Key, Memory, Rollout, Spec, Step, Transition, where
+from marlet.types import Spec, Step
 
+FIELDS = tuple(field.name for field in dataclasses.fields(Step))
+STEP_OF_ARRAYS = jax.tree.structure(Step(*FIELDS))
+"""Puts a step together in a fifth of the time that calling `Step` takes."""
 Snapshot = dict[str, np.ndarray]
-Act = Callable[[Memory, Step, Key], tuple[Memory, Array, Any]]
 
 
 class HostEnv:
@@ -88,6 +90,8 @@ class HostEnv:
             names=facts.names,
             horizon=facts.horizon,
         )
+        self._slots = np.ogrid[:copies, : self.spec.num_agents]
+        """Where each agent of each copy is found in an array that leads with "B n"."""
 
     def reset(self, seed: int, episode: int = 0) -> Step:
         """Open one episode of every copy, the first one if nothing else is said. Every array leads with `B`.
@@ -251,7 +255,10 @@ class HostEnv:
                 b, i = np.argwhere(~np.isfinite(action).all(-1))[0]
                 raise NonFinite(f"The action of agent {self.spec.names[i]!r} in copy {b} is {action[b, i].tolist()}.")
             return action
-        inside = (action >= 0) & (action < self.spec.num_actions)
+        choices = self.spec.num_actions
+        if action.min() >= 0 and action.max() < choices and now.available[(*self._slots, action)].all():
+            return action  # the dead have everything available
+        inside = (action >= 0) & (action < choices)
         clipped = np.where(inside, action, 0)
         legal = inside & np.take_along_axis(np.asarray(now.available), clipped[..., None], -1)[..., 0]
         if not (legal | ~now.alive).all():
@@ -264,79 +271,18 @@ class HostEnv:
 
 
 def _copied(record: dict[str, Any]) -> Step:
-    return Step(**{name: array.copy() for name, array in record.items()})
+    """A step of one's own."""
+    return jax.tree.unflatten(STEP_OF_ARRAYS, [record[name].copy() for name in FIELDS])
 
 
 def _replaced(step: Step, record: dict[str, Any], rows: Any) -> Step:
     """A copy of `step` with the chosen rows taken from `record`."""
-    fresh: dict[str, Any] = {name: np.array(array) for name, array in vars(step).items()}
-    for name, array in fresh.items():
-        array[rows] = record[name][rows]
-    return Step(**fresh)
+    fresh = _copied(vars(step))
+    for name in FIELDS:
+        vars(fresh)[name][rows] = record[name][rows]
+    return fresh
 
 
 def _cores() -> int:
     """Cores this process may use."""
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-
-
-_forget = jax.jit(where)
-
-
-def rollout(
-    act: Act,
-    env: HostEnv,
-    now: Step,
-    first: Bool[Array, " B"],
-    memory: Memory,
-    blank: Memory,
-    length: int,
-    *,
-    key: Key,
-) -> tuple[Step, Bool[Array, " B"], Memory, Rollout]:
-    """T = `length` steps of all copies: the host's counterpart of the compiled rollout.
-
-    `act(memory, step, key)` is compiled by the caller and gives (memory, action, extra). Where an episode ends, the
-    memory becomes `blank` and the next transition is `first`. Arrays of the rollout are numpy and lead with `T B`.
-    """
-    began = memory
-    parts = []
-    for step_key in list(jax.random.split(key, length)):
-        memory, action, extra = act(memory, now, step_key)
-        chosen: Any = np.asarray(action)
-        next, after = env.step(chosen)
-        parts.append((now, chosen, next, first, extra))
-        now, first = after, next.over
-        if first.any():
-            memory = _forget(first, blank, memory)
-    stacked = jax.tree.map(lambda *leaves: np.stack([np.asarray(leaf) for leaf in leaves]), *parts)
-    now_, action, next, first_, extra = stacked
-    played = Transition(now=now_, action=action, next=next, first=first_, extra=extra)
-    return now, first, memory, Rollout(transitions=played, memory=began)
-
-
-def play_episodes(act: Act, env: HostEnv, blank: Memory, episodes: int, *, seed: int, key: Key) -> Scores:
-    """The scores of whole episodes: the host's counterpart of the compiled `play_episodes`.
-
-    They are played in rounds, in each of which every copy plays one to its end: to count whichever end first would
-    favour short ones. Without a horizon in the environment's spec, episodes are cut off after `LONGEST` steps.
-    """
-    rounds = []
-    score: Any
-    length: Any
-    solved: Any
-    for episode in range(-(-episodes // env.copies)):
-        now, memory, keys = env.reset(seed, episode), blank, jax.random.fold_in(key, episode)
-        score, length = np.zeros((env.copies, env.spec.num_agents), np.float32), np.zeros(env.copies, np.int32)
-        done, solved = np.zeros(env.copies, bool), np.zeros(env.copies, bool)
-        for step in range(env.spec.horizon or LONGEST):
-            memory, action, _ = act(memory, now, jax.random.fold_in(keys, step))
-            next, now = env.step(np.asarray(action))
-            # Copies whose episode is over play on in the next one, of which nothing counts.
-            score, length = score + np.where(done[:, None], 0, next.reward), length + ~done
-            solved |= ~done & next.over & ~next.truncated
-            done |= next.over
-            if done.all():
-                break
-        rounds.append(Scores(score=score, length=length, solved=solved))
-    return jax.tree.map(lambda *leaves: np.concatenate(leaves)[:episodes], *rounds)

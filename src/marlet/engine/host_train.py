@@ -14,9 +14,11 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 from marlet.algorithms.base import Algorithm
 from marlet.bridges.resolve import Factory
 from marlet.engine.evaluate import Scores
-from marlet.engine.host import Act, HostEnv, Snapshot, play_episodes, rollout
+from marlet.engine.host import HostEnv, Snapshot
+from marlet.engine.host_play import Act, play_episodes, rollout
+from marlet.engine.outline import outline
 from marlet.engine.train import EVALUATE, INITIALISE, TRAIN, all_finite, key_of, not_finite
-from marlet.types import Key, Memory, Rollout, Step, Transition
+from marlet.types import Key, Memory, Rollout, Step
 
 EVALUATION_COPIES = 16
 """Copies of the environment that evaluations play side by side."""
@@ -62,22 +64,29 @@ class HostTraining:
         self.factory, self.algorithm, self.workers = factory, algorithm, workers
         self.seeds = np.arange(seed, seed + seeds, dtype=np.uint32)
         self.steps_per_iteration = algorithm.envs * algorithm.length
-        self._envs = [HostEnv(factory, algorithm.envs, workers=workers)]
-        self.spec = self._envs[0].spec
+        with HostEnv(factory, 1, workers=0) as probe:
+            algorithm.check(probe.spec)
+            self._outline = outline(algorithm, probe.spec)
+        self._envs: list[HostEnv] = []
+        self._judge: HostEnv | None = None
         try:
-            algorithm.check(self.spec)
+            for _ in self.seeds:
+                self._envs.append(self._build(algorithm.envs))
         except BaseException:
             self.close()
             raise
-        self._envs += [HostEnv(factory, algorithm.envs, workers=workers) for _ in self.seeds[1:]]
-        self._judge: HostEnv | None = None
+        self.spec = self._envs[0].spec
         self._act = jax.jit(algorithm.act)
         self._greedy = greedy(algorithm)
         self._update = jax.jit(algorithm.update, donate_argnums=(0,))
         self._init = jax.jit(lambda key: algorithm.init(self.spec, key=key))
-        self._metrics = self._metric_names()
+        self._keys = jax.jit(_keys)
         self._progress: list[Progress] = []
         self._now: list[Step] = []
+
+    def _build(self, copies: int) -> HostEnv:
+        """Environments that are asked for their state only if it is ever read."""
+        return HostEnv(self.factory, copies, workers=self.workers, own_state=self._outline.reads_state)
 
     def start(self) -> None:
         """Initialise every seed and open its first episodes."""
@@ -113,8 +122,7 @@ class HostTraining:
     def _learn(self, s: int) -> None:
         """One iteration of one seed: T steps of B copies, then what they teach."""
         p, algorithm = self._progress[s], self.algorithm
-        key = jax.random.fold_in(key_of(jnp.asarray(self.seeds[s]), TRAIN), p.iteration)
-        play_key, learn_key = jax.random.split(key)
+        play_key, learn_key = self._keys(self.seeds[s], p.iteration)
         blank = algorithm.blank(p.learned, algorithm.envs)
         self._now[s], first, memory, played = rollout(
             lambda memory, step, key: self._act(p.learned, memory, step, key=key),
@@ -151,7 +159,7 @@ class HostTraining:
     def evaluate(self, episodes: int) -> Scores:
         """The scores of whole greedy episodes, led by the seed axis. The same episodes every time."""
         if self._judge is None:
-            self._judge = HostEnv(self.factory, min(episodes, EVALUATION_COPIES), workers=self.workers)
+            self._judge = self._build(min(episodes, EVALUATION_COPIES))
         played = [
             judged(self._greedy, self.algorithm, p.learned, self._judge, episodes, seed=int(seed))
             for p, seed in zip(self._progress, self.seeds, strict=True)
@@ -191,34 +199,16 @@ class HostTraining:
         for env in [*self._envs, *([self._judge] if self._judge else [])]:
             env.close()
 
-    def _metric_names(self) -> list[str]:
-        """Found by tracing an update on a rollout of the right shapes; nothing is computed."""
-        spec, algorithm = self.spec, self.algorithm
-        t, b, n, a = algorithm.length, algorithm.envs, spec.num_agents, spec.num_actions
-
-        def update(key: Array) -> dict[str, Array]:
-            learned = algorithm.init(spec, key=key)
-            memory = algorithm.blank(learned, b)
-            step = Step(
-                obs=jnp.zeros((b, n, *spec.obs_shape)),
-                state=jnp.zeros((b, spec.state_size)),
-                available=jnp.ones((b, n, a), bool),
-                reward=jnp.zeros((b, n)),
-                alive=jnp.ones((b, n), bool),
-                truncated=jnp.zeros(b, bool),
-                cost=jnp.zeros((b, n)),
-            )
-            _, action, extra = algorithm.act(learned, memory, step, key=key)
-            one = Transition(now=step, action=action, next=step, first=jnp.zeros(b, bool), extra=extra)
-            many = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (t, *leaf.shape)), one)
-            return algorithm.update(learned, Rollout(transitions=many, memory=memory), key=key)[1]
-
-        return list(jax.eval_shape(update, jax.random.key(0)))
-
     def _empty(self, running: np.ndarray, clock: np.ndarray) -> Sums:
         zero = np.zeros((), np.float32)
-        zeros = {name: zero for name in self._metrics}
+        zeros = {name: zero for name in self._outline.metrics}
         return Sums(zero, zero, zero, zeros, dict(zeros), running, clock)
+
+
+def _keys(seed: Int[Array, ""], iteration: Int[Array, ""]) -> tuple[Key, Key]:
+    """One iteration's keys, for playing and for learning."""
+    play_key, learn_key = jax.random.split(jax.random.fold_in(key_of(seed, TRAIN), iteration))
+    return play_key, learn_key
 
 
 def greedy(algorithm: Algorithm) -> Callable:
