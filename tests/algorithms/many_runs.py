@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from marlet.engine.rollout import Tally, opening, rollout
-from marlet.parts.experience import Experience, cuts_of, seen_in
+from marlet.envs.spread import Spread
+from marlet.parts.experience import Cuts, Experience, cuts_of, seen_in
 from marlet.types import Rollout, Spec, Step, Transition
 
 
@@ -130,6 +131,46 @@ def experience_of(rollout, spec):
         memory=rollout.memory,
         cuts=cuts_of(t, spec),
     )
+
+
+def step_by_step(e, memories):
+    """The same transitions as sequences of one step: each begins with the memory before it, and what it led to follows.
+
+    `memories` are those after each step, "T K n m".
+    """
+    single = lambda leaf: leaf.reshape(1, -1, *leaf.shape[2:])  # noqa: E731
+    seen = jax.tree.map(lambda now, next: jnp.concatenate([single(now), single(next)]), e.now, e.next)
+    before = jnp.concatenate([e.memory[None], memories[:-1]])
+    return Experience(
+        seen=seen,
+        alive=single(e.alive),
+        action=single(e.action),
+        reward=single(e.reward),
+        next_alive=single(e.next_alive),
+        first=jnp.pad(single(e.first[:-1]), ((0, 1), (0, 0))),
+        memory=single(before)[0],
+        cuts=Cuts(jax.tree.map(lambda leaf: leaf[1:], seen), jnp.ones((1, single(e.alive).shape[1]), jnp.int32)),
+    )
+
+
+def spread_out(algorithm, *, known):
+    """A fresh learner and a rollout of its own in spread, of six steps: the clock cuts off after the second and the last.
+
+    That nobody dies there is told to the learner only if it is `known`.
+    """
+    assert algorithm.length == 6
+    env = Spread(agents=2, steps=4)
+
+    @jax.jit
+    def made():
+        learned = algorithm.init(replace(env.spec, mortal=not known), key=jax.random.key(0))
+        world = opening(env, algorithm, learned, algorithm.envs, key=jax.random.key(1))
+        tally = Tally.empty(algorithm.envs, 2)
+        run = jax.jit(lambda world, key: rollout(env, algorithm, learned, world, tally, algorithm.length, key=key))
+        world = run(world, jax.random.key(2))[0]
+        return learned, run(world, jax.random.key(3))[2]
+
+    return made()
 
 
 def played(now, action, next):

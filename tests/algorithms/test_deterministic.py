@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from endless import Endless
+from many_runs import experience_of, imagined, said, spread_out, step_by_step, train
 
-from many_runs import experience_of, imagined, said, train
 from marlet.algorithms.deterministic import as_vectors, facmac, iddpg, maddpg, masac, matd3
 from marlet.engine.rollout import Tally, opening, rollout
 from marlet.equations.distributions import log_chances, straight_through
@@ -240,6 +240,23 @@ def test_replaying_a_sequence_reproduces_the_memories_of_acting(sharing):
     assert e.first[1:].any()
     assert float(jnp.abs(e.memory).max()) > 0
     np.testing.assert_allclose(replayed[-1], after, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_targets_of_a_sequence_are_those_of_its_steps_one_by_one(known):
+    algorithm = iddpg(memory=4, hidden=(8,), envs=2, length=6)
+    learned, played = spread_out(algorithm, known=known)
+
+    @jax.jit
+    def targets(played):
+        e = experience_of(played, learned.spec)
+        memories, _ = learned.target.actor.unroll(e.memory, e.now.obs, e.first[:-1])
+        of = lambda e: algorithm._targets(learned, e, key=jax.random.key(4))  # noqa: E731
+        return of(e), of(step_by_step(e, memories)), of(step_by_step(e, jnp.roll(memories, 1, axis=0)))
+
+    whole, single, control = targets(played)
+    np.testing.assert_allclose(whole.reshape(single.shape), single, rtol=1e-5)
+    assert not np.allclose(whole.reshape(single.shape), control, rtol=1e-5)
 
 
 # --- entropy ---------------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from endless import Endless
-from many_runs import said, train
+from many_runs import said, spread_out, train
 
 from marlet.algorithms.policies import Lessons, PolicyGradient, happo, ia2c, ippo, maa2c, mapg, mappo
 from marlet.engine.rollout import Tally, opening, rollout
@@ -165,6 +165,27 @@ def test_the_endless_game_is_worth_ten(make, known, options):
 
     assert value(env) == pytest.approx(10.0, rel=0.03)
     assert value(deadly) < 7.0
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_targets_without_a_trace_are_the_reward_and_what_the_next_step_is_worth(known):
+    algorithm = mappo(
+        memory=4, envs=2, length=6, minibatches=1, decay=0.0, discount=0.9, reward_scale=0.1, normaliser=Raw(), **TINY
+    )
+    learned, played = spread_out(algorithm, known=known)
+    t = played.transitions
+    np.testing.assert_array_equal(t.next.truncated[:, 0], [False, True, False, False, False, True])
+
+    @jax.jit
+    def made(played):
+        t = played.transitions
+        memories, _ = learned.critic.unroll(played.memory[1], algorithm._seen(t.now), t.first)
+        worth = lambda memories: learned.critic.step(memories, algorithm._seen(t.next))[1][..., 0]  # noqa: E731
+        return algorithm._lessons(learned, played)[1].target, worth(memories), worth(jnp.roll(memories, 1, axis=0))
+
+    target, worth, control = made(played)
+    np.testing.assert_allclose(target, 0.1 * t.next.reward + 0.9 * worth, rtol=1e-4, atol=1e-5)
+    assert not np.allclose(worth, control, atol=1e-3)
 
 
 def dying(played):
