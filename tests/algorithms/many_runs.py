@@ -154,7 +154,9 @@ def step_by_step(e, memories):
 
 
 def spread_out(algorithm, *, known):
-    """A fresh learner and a rollout of its own in spread, of six steps: the clock cuts off after the second and the last.
+    """A fresh learner and two rollouts of its own in spread, of six steps each, one after the other.
+
+    Episodes of four steps are cut off within the first, which ends in mid-episode, and within the second and at its end.
 
     That nobody dies there is told to the learner only if it is `known`.
     """
@@ -167,10 +169,13 @@ def spread_out(algorithm, *, known):
         world = opening(env, algorithm, learned, algorithm.envs, key=jax.random.key(1))
         tally = Tally.empty(algorithm.envs, 2)
         run = jax.jit(lambda world, key: rollout(env, algorithm, learned, world, tally, algorithm.length, key=key))
-        world = run(world, jax.random.key(2))[0]
-        return learned, run(world, jax.random.key(3))[2]
+        world, _, one = run(world, jax.random.key(2))
+        return learned, (one, run(world, jax.random.key(3))[2])
 
-    return made()
+    learned, rollouts = made()
+    cut = [rollout.transitions.next.truncated[:, 0].tolist() for rollout in rollouts]
+    assert cut == [[k in ends for k in range(6)] for ends in ((3,), (1, 5))]
+    return learned, rollouts
 
 
 def played(now, action, next):

@@ -245,7 +245,7 @@ def test_replaying_a_sequence_reproduces_the_memories_of_acting(sharing):
 @pytest.mark.parametrize("known", [True, False])
 def test_targets_of_a_sequence_are_those_of_its_steps_one_by_one(known):
     algorithm = iddpg(memory=4, hidden=(8,), envs=2, length=6)
-    learned, played = spread_out(algorithm, known=known)
+    learned, rollouts = spread_out(algorithm, known=known)
 
     @jax.jit
     def targets(played):
@@ -254,9 +254,11 @@ def test_targets_of_a_sequence_are_those_of_its_steps_one_by_one(known):
         of = lambda e: algorithm._targets(learned, e, key=jax.random.key(4))  # noqa: E731
         return of(e), of(step_by_step(e, memories)), of(step_by_step(e, jnp.roll(memories, 1, axis=0)))
 
-    whole, single, control = targets(played)
-    np.testing.assert_allclose(whole.reshape(single.shape), single, rtol=1e-5)
-    assert not np.allclose(whole.reshape(single.shape), control, rtol=1e-5)
+    for played in rollouts:
+        whole, single, control = targets(played)
+        whole = whole.reshape(single.shape)
+        np.testing.assert_allclose(whole, single, rtol=1e-5, atol=1e-6)
+        assert not np.allclose(whole, control, rtol=1e-5, atol=2e-4)
 
 
 # --- entropy ---------------------------------------------------------------------------------------------------------

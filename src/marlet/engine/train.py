@@ -146,14 +146,12 @@ class Training:
 
     def evaluate(self, episodes: int) -> Scores:
         """The scores of whole greedy episodes, as numpy arrays led by the seed axis. The same episodes every time."""
-        place = self._placement
+        # Devices that share a seed each play them all: what is recorded is then what `evaluate` plays again.
         if episodes not in self._evaluate:
-            share = -(-episodes // place.shares)
-            play = partial(_evaluate, self.env, self.algorithm, share, place.axis)
-            scores = Scores(0, 0, 0)
-            self._evaluate[episodes] = place.spread(play, (-1, self._axes.learned), scores)
-        played = self._evaluate[episodes]([(turn.seed, turn.learned) for turn in self.progress])
-        return jax.tree.map(lambda leaf: leaf[:, :episodes], place.taken(played))
+            play = partial(_evaluate, self.env, self.algorithm, episodes)
+            gives = Scores(-1, -1, -1)
+            self._evaluate[episodes] = self._placement.spread(play, (-1, self._axes.learned), gives)
+        return self._placement.taken(self._evaluate[episodes]([(turn.seed, turn.learned) for turn in self.progress]))
 
     def snapshot(self) -> PyTree[np.ndarray]:
         """All that must be saved: `progress` as numpy arrays, without anything that depends on the devices."""
@@ -311,11 +309,18 @@ def _first_fault(p: Progress, played: Rollout) -> Fault:
     return where(any_kind.any(0) & (p.fault.kind == 0), fault, p.fault)
 
 
-def _evaluate(
-    env: Env, algorithm: Algorithm, episodes: int, axis: str | None, seed_and_learned: tuple[Array, Any]
-) -> Scores:
+def _evaluate(env: Env, algorithm: Algorithm, episodes: int, seed_and_learned: tuple[Array, Any]) -> Scores:
     seed, learned = seed_and_learned
-    return play_episodes(env, algorithm, learned, episodes, key=apart(key_of(seed, EVALUATE), axis))
+    return play_episodes(env, algorithm, learned, episodes, key=key_of(seed, EVALUATE))
+
+
+def judged_alone(env: Env, algorithm: Algorithm, learned: Any, episodes: int, *, seed: int) -> Scores:
+    """The episodes by which a run judges the learner of this seed, by the program of a run of one seed: to the last bit."""
+    place = Placement(1, bytes_of(learned), algorithm.shared_by)
+    one = jax.tree.map(lambda leaf: np.asarray(leaf)[None], (np.uint32(seed), learned))
+    axes = whole(one)
+    play = place.spread(partial(_evaluate, env, algorithm, episodes), axes, Scores(-1, -1, -1))
+    return jax.tree.map(lambda leaf: leaf[0], place.taken(play(place.place(one, axes))))
 
 
 def _row(collected: tuple[Tally, dict, dict]) -> dict[str, float]:

@@ -3,17 +3,13 @@
 from dataclasses import dataclass
 from typing import Any
 
-import equinox as eqx
-import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from marlet.bridges.resolve import Factory
-from marlet.engine.evaluate import play_episodes
 from marlet.engine.host import HostEnv
 from marlet.engine.host_train import EVALUATION_COPIES, greedy, judged
-from marlet.engine.train import EVALUATE, key_of
+from marlet.engine.train import judged_alone
 from marlet.envs.base import Env
 from marlet.errors import MarletError
 from marlet.runs.policy import Policy
@@ -71,8 +67,7 @@ def evaluate(policy: Policy, env: Env | Factory, *, episodes: int = 512, again: 
     else:
         _check_fit(policy.spec, env.spec, type(env).__name__)
         names = env.spec.names
-        play = eqx.filter_jit(lambda learned, key: play_episodes(env, algorithm, learned, episodes, key=key))
-        scores = jax.device_get(play(learned, key_of(jnp.asarray(seed, jnp.uint32), EVALUATE)))
+        scores = judged_alone(env, algorithm, learned, episodes, seed=seed)
     return Evaluation(names, np.asarray(scores.score), np.asarray(scores.length), np.asarray(scores.solved))
 
 
