@@ -1,5 +1,7 @@
 """The training loop: one trace, any chunking, faults within a chunk, and numbers that belong to what is saved."""
 
+from functools import partial
+
 import jax
 import numpy as np
 import pytest
@@ -118,11 +120,34 @@ def test_compiled_is_not_compiled():
     one.advance(3)
     with jax.disable_jit():
         begun = jax.tree.map(lambda leaf: leaf[0], two.progress[0])
-        from marlet.engine.train import _advance
+        from marlet.engine.train import _advance, _learn
 
-        plain = _advance(two.env, two.algorithm, None, begun, 3)
+        plain = _advance(partial(_learn, two.env, two.algorithm, None), begun, 3)
     for ours, theirs in zip(jax.tree.leaves(one.snapshot()), jax.tree.leaves(plain), strict=True):
         np.testing.assert_allclose(ours[0], theirs, rtol=1e-6)
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_a_learning_rule_is_traced_once_and_few_programs_are_compiled(seeds, caplog):
+    """What starting takes, when the programs themselves are in the cache."""
+    updates = []
+
+    class Noted(Counting):
+        def update(self, learned, rollout, *, key):
+            updates.append(key)
+            return super().update(learned, rollout, key=key)
+
+    with jax.log_compiles(), caplog.at_level("WARNING"):
+        training = Training(Ledger(), Noted(envs=2, length=3), seeds=seeds)
+        training.start()
+        training.advance(2)
+        training.evaluate(4)
+        training.collect()
+        assert training.table() is None
+        training.advance(3)
+    assert len(updates) == 1
+    programs = [record for record in caplog.records if "Finished XLA compilation" in record.getMessage()]
+    assert 3 <= len(programs) <= 8
 
 
 # Faults

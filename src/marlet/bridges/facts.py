@@ -3,14 +3,16 @@
 import re
 import warnings
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from gymnasium import Env as SingleAgentEnv
 from gymnasium import spaces
-from pettingzoo import AECEnv, ParallelEnv
 
 from marlet.errors import MarletError
+
+if TYPE_CHECKING:
+    from pettingzoo import ParallelEnv
 
 Record = dict[str, np.ndarray]
 """The fields of a `marlet.types.Step`, written in place."""
@@ -52,12 +54,14 @@ def stem(name: str) -> str:
     return re.sub(r"_?\d+$", "", name)
 
 
-def checked_parallel(thing: Any) -> ParallelEnv:
+def checked_parallel(thing: Any) -> "ParallelEnv":
     """The environment itself, if it is one in which all agents act at once.
 
     Raises:
         MarletError: saying what it is instead, and the cure.
     """
+    from pettingzoo import AECEnv, ParallelEnv  # a fifth of a second, which runs of compiled environments do not pay
+
     if isinstance(thing, ParallelEnv):
         return thing
     if isinstance(thing, AECEnv):
@@ -104,7 +108,7 @@ def teams_of(names: tuple[str, ...], given: Any) -> tuple[int, ...]:
     return tuple(int(team) for team in given)
 
 
-def horizon_of(env: ParallelEnv) -> int | None:
+def horizon_of(env: "ParallelEnv") -> int | None:
     """`max_cycles`, PettingZoo's usual name for the longest episode, where the environment has it."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -50,6 +50,11 @@ class Placement:
         """The name that a seed's program gives to the devices that share it; None where one device has it all."""
         return SHARES if self.shares > 1 else None
 
+    @property
+    def turn_of_seeds(self) -> jax.ShapeDtypeStruct:
+        """The shape of one turn's seeds."""
+        return jax.ShapeDtypeStruct((self.devices * self.together,), np.uint32)
+
     def place(self, tree: PyTree, env_axes: PyTree[int]) -> list[PyTree]:
         """Spread a tree whose arrays lead with `seeds`, in buffers of its own. `env_axes` holds in place of each
         array which of its axes, not counting that of the seeds, is of environments; -1 where none is."""
@@ -73,6 +78,11 @@ class Placement:
         `takes` and `gives` are the `env_axes` of the tree and of the result; the function sees one device's share. The
         `common` arguments are the same for all seeds. Turns that donate their arrays come back in fresh ones.
         """
+        compiled = jax.jit(self.of_a_turn(function, takes, gives), donate_argnums=(0,) if donate else ())
+        return lambda turns, *common: [jax.block_until_ready(compiled(turn, *common)) for turn in turns]
+
+    def of_a_turn(self, function: Callable, takes: PyTree[int], gives: PyTree[int]) -> Callable:
+        """The function of one turn of seeds that `spread` compiles."""
 
         def local(tree: PyTree, *common: Array) -> PyTree:
             if self.together > 1:
@@ -88,8 +98,7 @@ class Placement:
                 tree, *common
             )
 
-        compiled = jax.jit(everywhere, donate_argnums=(0,) if donate else ())
-        return lambda turns, *common: [jax.block_until_ready(compiled(turn, *common)) for turn in turns]
+        return everywhere
 
     def own_share(self, tree: PyTree[Array], env_axes: PyTree[int]) -> PyTree[Array]:
         """This device's share of arrays that hold all of one seed's environments; called within what is `spread`."""

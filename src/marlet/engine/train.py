@@ -1,5 +1,6 @@
 """Training as one compiled program: roll out, learn, repeat; the host is asked only between chunks."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Protocol
 
@@ -97,20 +98,26 @@ class Training:
         self.env, self.algorithm, self.spec = env, algorithm, env.spec
         self.steps_per_iteration = algorithm.envs * algorithm.length
         self.seeds = np.arange(seed, seed + seeds, dtype=np.uint32)
-        begin = partial(_begin, env, algorithm, _metric_names(env, algorithm))
-        self._shapes = jax.eval_shape(begin, jax.ShapeDtypeStruct((), jnp.uint32))
+        begin, a_seed = partial(_begin, env, algorithm), jax.ShapeDtypeStruct((), jnp.uint32)
+        bare = jax.eval_shape(partial(begin, []), a_seed)
+        self._placement = place = Placement(seeds, bytes_of(bare), algorithm.shared_by)
+        learn = jax.jit(partial(_learn, env, algorithm, place.axis))  # traced once, for the metrics' names and to train
+        begin = partial(
+            begin, _metric_names(place, learn, lambda seed: place.own_share(begin([], seed), _env_axes(bare)))
+        )
+        self._shapes = jax.eval_shape(begin, a_seed)
         self._axes = _env_axes(self._shapes)
-        self._placement = place = Placement(seeds, bytes_of(self._shapes), algorithm.shared_by)
         self._begin = place.spread(lambda seed: place.own_share(begin(seed), self._axes), -1, self._axes)
-        advance = partial(_advance, env, algorithm, place.axis)
-        self._advance = place.spread(advance, self._axes, self._axes, donate=True)
+        self._advance = place.spread(partial(_advance, learn), self._axes, self._axes, donate=True)
         self._evaluate = {}
+        self._table = jax.jit(lambda learned: algorithm.tables(jax.tree.map(lambda leaf: leaf[0], learned)))
         self.progress: list[Progress]
         """There from `start` or `restore` on: one for each turn of seeds, every array led by the seeds of the turn."""
 
     def start(self) -> None:
         """Initialise every seed."""
-        self.progress = self._fresh(self._begin(self._placement.place(self.seeds, -1)))
+        # Equal constants may share one buffer, which cannot be donated twice: each array is copied into its own.
+        self.progress = _copied(self._begin(self._placement.place(self.seeds, -1)))
 
     def advance(self, iterations: int) -> None:
         """Train for this many iterations and wait for them.
@@ -139,9 +146,8 @@ class Training:
         """One row of metrics a seed since the last call; the sums start again."""
         collected = self._placement.taken([_collected(turn) for turn in self.progress])
         rows = [_row(jax.tree.map(lambda leaf, s=s: leaf[s], collected)) for s in range(len(self.seeds))]
-        self.progress = [
-            eqx.tree_at(_collected, turn, jax.tree.map(jnp.zeros_like, _collected(turn))) for turn in self.progress
-        ]
+        nothing = self._placement.place(jax.tree.map(np.zeros_like, collected), _collected(self._axes))
+        self.progress = [eqx.tree_at(_collected, *pair) for pair in zip(self.progress, nothing, strict=True)]
         return rows
 
     def evaluate(self, episodes: int) -> Scores:
@@ -163,15 +169,11 @@ class Training:
 
     def table(self) -> np.ndarray | None:
         """The first seed's action values by table entry ("tables entries a"), where they are few enough to be tables."""
-        tables = self.algorithm.tables(jax.tree.map(lambda leaf: leaf[0], self.progress[0].learned))
+        tables = self._table(self.progress[0].learned)
         return None if tables is None else np.asarray(tables)
 
     def close(self) -> None:
         """Nothing to let go of: there for the sake of environments on the host."""
-
-    def _fresh(self, tree: PyTree[Array]) -> PyTree[Array]:
-        """A copy in buffers of its own: equal constants may share one, which cannot be donated twice."""
-        return jax.tree.map(lambda leaf: leaf.copy(), tree)
 
     def _check_fault(self) -> None:
         fault = self._placement.taken([turn.fault for turn in self.progress])
@@ -184,6 +186,11 @@ class Training:
             f"agent {self.spec.names[int(fault.agent[s, env])]}, after {steps[s, env]} steps of each environment. "
             "Run `marlet check-env` on it."
         )
+
+
+@jax.jit
+def _copied(tree: PyTree[Array]) -> PyTree[Array]:
+    return jax.tree.map(jnp.copy, tree)
 
 
 def _collected(progress: Progress) -> tuple[Tally, dict[str, Array], dict[str, Array]]:
@@ -212,14 +219,14 @@ def key_of(seed: UInt32[Array, ""], purpose: int) -> Key:
     return jax.random.fold_in(new_key(seed), purpose)
 
 
-def _metric_names(env: Env, algorithm: Algorithm) -> list[str]:
+def _metric_names(place: Placement, learn: Callable, begin: Callable[[UInt32[Array, ""]], Progress]) -> list[str]:
     """What an update tells. Found by tracing one; nothing is computed."""
 
     def metrics(seed: UInt32[Array, ""]) -> Metrics:
-        begun = _begin(env, algorithm, [], seed)
-        return _learn(env, algorithm, None, begun.learned, begun.world, begun.tally, key_of(seed, TRAIN))[2]
+        begun = begin(seed)
+        return learn(begun.learned, begun.world, begun.tally, key_of(seed, TRAIN))[2]
 
-    return list(jax.eval_shape(metrics, jax.ShapeDtypeStruct((), jnp.uint32)))
+    return list(jax.eval_shape(place.of_a_turn(metrics, -1, -1), place.turn_of_seeds))
 
 
 def _begin(env: Env, algorithm: Algorithm, metrics: list[str], seed: UInt32[Array, ""]) -> Progress:
@@ -267,14 +274,12 @@ def _learn(env, algorithm, axis, learned, world, tally, key) -> tuple[Any, tuple
     return learned, (world, tally), metrics, played
 
 
-def _advance(
-    env: Env, algorithm: Algorithm, axis: str | None, progress: Progress, iterations: Int[Array, ""]
-) -> Progress:
+def _advance(learn: Callable, progress: Progress, iterations: Int[Array, ""]) -> Progress:
     train_key = key_of(progress.seed, TRAIN)
 
     def body(_, p: Progress) -> Progress:
         key = jax.random.fold_in(train_key, p.iteration)
-        learned, (world, tally), metrics, played = _learn(env, algorithm, axis, p.learned, p.world, p.tally, key)
+        learned, (world, tally), metrics, played = learn(p.learned, p.world, p.tally, key)
         number = {name: ~jnp.isnan(value) for name, value in metrics.items()}
         return Progress(
             seed=p.seed,
