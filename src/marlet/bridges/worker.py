@@ -224,6 +224,9 @@ def main(order: dict[str, Any]) -> None:
     faulthandler.enable(notes)
     faulthandler.register(signal.SIGUSR1, notes, all_threads=False)
     threading.Thread(target=_leave_with_parent, daemon=True).start()
+    if sys.platform == "linux" and os.sched_getscheduler(0) == os.SCHED_OTHER:
+        # Woken, a worker then waits for a free core instead of taking the parent's before all others are woken.
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     wire = order["wire"]
     try:
         group = Group(Factory(**order["factory"]), order["indices"], order["own_state"], order["worker"])
