@@ -3,7 +3,7 @@
 from measure import Row, Table, Wish, imported, measured, peak_megabytes
 
 AGENTS = (3, 10, 30, 100, 300)
-SIDE_BY_SIDE = 900
+SIDE_BY_SIDE = 2400
 """Agents in all environments together, whatever their number in each."""
 
 

@@ -16,6 +16,7 @@ from marlet.types import Key, Spec, Step
 SPEED = 0.1
 REACH = 0.15
 BODY = 0.05
+NONE = 2**31 - 1
 
 
 class Airspace(eqx.Module):
@@ -86,22 +87,21 @@ class Swarm(Env):
         return space, self._say(space, earns=True)
 
     def _say(self, space: Airspace, *, earns: bool) -> Step:
-        n, side = self.agents, self.half_side
-        apart, between = _gaps(space.position, space.position)
-        between = jnp.where(jnp.eye(n, dtype=bool), jnp.inf, between)
-        towards, away = _gaps(space.position, space.target)
+        side = self.half_side
+        between = jnp.where(jnp.eye(self.agents, dtype=bool), jnp.inf, _squares(space.position, space.position))
+        away = _squares(space.position, space.target)
         walls = side - jnp.abs(space.position)
         obs = jnp.concatenate(
             [
                 space.position / side,
                 jnp.minimum(walls, self.sight),
-                self._near(apart, between, self.neighbours),
-                self._near(towards, away, self.seen),
+                self._near(space.position, space.position, between, self.neighbours),
+                self._near(space.position, space.target, away, self.seen),
             ],
             axis=-1,
         )
-        bumps = 1.0 * (between < BODY).any(-1)
-        covered = (away < REACH).any(0).mean()
+        bumps = 1.0 * (between < BODY**2).any(0)
+        covered = (away < REACH**2).any(1).mean()
         return make_step(
             self.spec,
             obs=obs,
@@ -112,18 +112,23 @@ class Swarm(Env):
         )
 
     def _near(
-        self, gap: Float[Array, "n m 2"], distance: Float[Array, "n m"], count: int
+        self, position: Float[Array, "n 2"], other: Float[Array, "m 2"], square: Float[Array, "m n"], count: int
     ) -> Float[Array, "n three_count"]:
-        """The nearest `count` in sight: relative positions and ones, zeros where there is none. One minimum after the
-        other, which for few is quicker than sorting."""
-        distance = jnp.where(distance <= self.sight, distance, jnp.inf)
-        views = []
+        """The nearest `count` in sight: relative positions and ones, zeros where there is none.
+
+        A square and, in its last bits, whose it is are one whole number, of which the least that is greater than the last
+        one is looked for again and again: for few that is quicker than sorting. Of two whose squares differ by less than
+        one part in 2^23 / m, the one that is listed first counts as nearer.
+        """
+        m = len(other)
+        own = (1 << (m - 1).bit_length()) - 1
+        bits = jax.lax.bitcast_convert_type(square, jnp.int32)  # of numbers that are not negative: ordered as they are
+        ranks = jnp.where(square <= self.sight**2, bits & ~own | jnp.arange(m)[:, None], NONE)
+        nearest, views = jnp.full(len(position), -1), []
         for _ in range(count):
-            nearest = jnp.arange(distance.shape[1]) == jnp.argmin(distance, axis=-1)[:, None]
-            there = jnp.isfinite(distance.min(-1))[:, None]
-            place = jnp.where(nearest[..., None], gap, 0.0).sum(1)
-            views += [jnp.where(there, place, 0.0), 1.0 * there]
-            distance = jnp.where(nearest, jnp.inf, distance)
+            nearest = jnp.where(ranks > nearest, ranks, NONE).min(0)
+            there = (nearest < NONE)[:, None]
+            views += [jnp.where(there, other[jnp.minimum(nearest & own, m - 1)] - position, 0.0), 1.0 * there]
         return jnp.concatenate(views, axis=-1)
 
     def render(self, state: Airspace) -> np.ndarray:
@@ -138,9 +143,7 @@ class Swarm(Env):
         return frame
 
 
-def _gaps(
-    position: Float[Array, "n 2"], other: Float[Array, "m 2"]
-) -> tuple[Float[Array, "n m 2"], Float[Array, "n m"]]:
-    """From each position to each other one: the vectors and their lengths."""
-    gap = other[None] - position[:, None]
-    return gap, jnp.sqrt((gap**2).sum(-1))
+def _squares(position: Float[Array, "n 2"], other: Float[Array, "m 2"]) -> Float[Array, "m n"]:
+    """The squared distance of each other one from each position."""
+    (x, y), (other_x, other_y) = position.T, other.T[..., None]  # sums over two are slow on a CPU
+    return (other_x - x) ** 2 + (other_y - y) ** 2
