@@ -144,6 +144,13 @@ class Swarm(Env):
 
 
 def _squares(position: Float[Array, "n 2"], other: Float[Array, "m 2"]) -> Float[Array, "m n"]:
-    """The squared distance of each other one from each position."""
-    (x, y), (other_x, other_y) = position.T, other.T[..., None]  # sums over two are slow on a CPU
-    return (other_x - x) ** 2 + (other_y - y) ** 2
+    """The squared distance of each other one from each position.
+
+    Differences are written as products, other * 1 + 1 * -own, which is exact. What a product reads is computed beforehand:
+    of plain differences, a CPU's compiler draws the actions that led there anew for every pair.
+    """
+
+    def gap(own: Float[Array, " n"], others: Float[Array, " m"]) -> Float[Array, "m n"]:
+        return jnp.stack([others, jnp.ones_like(others)], axis=1) @ jnp.stack([jnp.ones_like(own), -own])
+
+    return gap(position[:, 0], other[:, 0]) ** 2 + gap(position[:, 1], other[:, 1]) ** 2
