@@ -95,6 +95,7 @@ def test_chunking_evaluating_and_restoring_change_no_bit(make):
     assert equal(whole, leaves(other))
 
 
+@pytest.mark.rough
 def test_a_seed_alone_learns_what_it_learns_in_a_group():
     group = Training(marlet.TwoStep(), marlet.vdn(**SMALL), seed=5, seeds=3)
     alone = Training(marlet.TwoStep(), marlet.vdn(**SMALL), seed=6)

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PyTree, UInt32
 
 from marlet.algorithms.base import Algorithm
-from marlet.engine.devices import Placement, bytes_of, whole
+from marlet.engine.devices import Placement, bytes_of, fresh, whole
 from marlet.engine.evaluate import Scores, play_episodes
 from marlet.engine.rollout import Tally, World, opening, rollout
 from marlet.envs.base import Env
@@ -110,7 +110,7 @@ class Training:
 
     def start(self) -> None:
         """Initialise every seed."""
-        self.progress = self._fresh(self._begin(self._placement.place(self.seeds, -1)))
+        self.progress = fresh(self._begin(self._placement.place(self.seeds, -1)))
 
     def advance(self, iterations: int) -> None:
         """Train for this many iterations and wait for them.
@@ -168,10 +168,6 @@ class Training:
 
     def close(self) -> None:
         """Nothing to let go of: there for the sake of environments on the host."""
-
-    def _fresh(self, tree: PyTree[Array]) -> PyTree[Array]:
-        """A copy in buffers of its own: equal constants may share one, which cannot be donated twice."""
-        return jax.tree.map(lambda leaf: leaf.copy(), tree)
 
     def _check_fault(self) -> None:
         fault = self._placement.taken([turn.fault for turn in self.progress])
