@@ -42,10 +42,10 @@ demo: $(READY) ## train QMIX, VDN and IQL, compare them, and play in PettingZoo'
 	$(BIN)/python examples/demo.py
 
 test: $(READY) ## run the tests (not the slow learning checks)
-	$(BIN)/python -m pytest -n $(JOBS) -m "not learn" $(FLAGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "not learn" $(FLAGS)
 
 learn: $(READY) ## run the slow learning checks
-	$(BIN)/python -m pytest -n $(JOBS) -m learn $(FLAGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m learn $(FLAGS)
 
 bench: $(READY) ## measure speed on this machine; tables go to bench/results/ (FLAGS="--quick --only stepping,...")
 	$(BIN)/python bench/run.py $(FLAGS)

@@ -2,7 +2,10 @@
 
 from dataclasses import dataclass
 
+import jax
 import jax.numpy as jnp
+import numpy as np
+from many_runs import train
 
 from marlet.envs.base import Env, make_step
 from marlet.types import Spec
@@ -13,7 +16,7 @@ class Endless(Env):
     """Reward 1 for ever, cut off by a clock of 10 that is told apart from a death, or not. That nobody can die may be
     `known` beforehand: then rollouts and replays keep the final steps alone."""
 
-    deadly: bool = False
+    deadly: bool | jax.Array = False
     known: bool = False
 
     @property
@@ -31,6 +34,24 @@ class Endless(Env):
             state=jnp.ones(1),
             reward=jnp.ones(2),
             alive=jnp.broadcast_to(~(ends & self.deadly), (2,)),
-            truncated=ends & (not self.deadly),
+            truncated=ends & ~jnp.asarray(self.deadly),
         )
         return state + 1, step
+
+
+def values_of(algorithm, steps, value, *, known=False, runs=1):
+    """What learners take the game to be worth, where the clock cuts it off, and where it kills, shape (2, runs).
+
+    `value` tells it of one game and what was learned in it. Both games are one program, unless it is `known` of the first
+    that nobody dies in it, which cannot be said of the second.
+    """
+
+    def learned_in(known, deadly):
+        deadly = jnp.repeat(jnp.array(deadly), runs)
+        learned = train(
+            Endless(known=known), algorithm, steps, len(deadly), key=jax.random.key(0), world={"deadly": deadly}
+        )
+        return jax.jit(jax.vmap(lambda deadly, one: value(Endless(deadly, known), one)))(deadly, learned)
+
+    found = [learned_in(True, [False]), learned_in(False, [True])] if known else [learned_in(False, [False, True])]
+    return np.concatenate(found).reshape(2, runs)

@@ -1,4 +1,8 @@
-"""Trains hundreds of independent runs at once, for checks of how often something is learned; and rollouts by hand."""
+"""Trains hundreds of independent runs at once, for checks of how often something is learned; and rollouts by hand.
+
+What tests of several algorithms ask for is one compiled program here: an operation on its own is a program, too, and
+compiling a hundred of them takes longer than the tests themselves.
+"""
 
 from dataclasses import replace
 from functools import partial
@@ -6,6 +10,7 @@ from functools import partial
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from marlet.engine.rollout import Tally, opening, rollout
 from marlet.envs.spread import Spread
@@ -14,30 +19,31 @@ from marlet.types import Rollout, Spec, Step, Transition
 
 
 @partial(jax.jit, static_argnames=("env", "algorithm", "steps", "runs"))
-def train(env, algorithm, steps, runs, *, key, options=None):
+def train(env, algorithm, steps, runs, *, key, options=None, world=None):
     """That many runs of `steps` environment steps; everything returned leads with the run.
 
-    `options` holds one value a run for each option named, so that variants of a family are compiled once.
+    `options` holds one value a run for each option named, so that variants of a family are compiled once; `world` does
+    for fields of the environment.
     """
     updates = steps // (algorithm.envs * algorithm.length)
 
-    def run(key, options):
+    def run(key, options, fields):
         init_key, open_key, train_key = jax.random.split(key, 3)
-        rule = replace(algorithm, **options)
+        rule, game = replace(algorithm, **options), replace(env, **fields)
         learned = rule.init(env.spec, key=init_key)
-        world = opening(env, rule, learned, rule.envs, key=open_key)
+        world = opening(game, rule, learned, rule.envs, key=open_key)
 
         def iteration(carry, key):
             learned, world = carry
             play_key, learn_key = jax.random.split(key)
             tally = Tally.empty(rule.envs, env.spec.num_agents)
-            world, _, played = rollout(env, rule, learned, world, tally, rule.length, key=play_key)
+            world, _, played = rollout(game, rule, learned, world, tally, rule.length, key=play_key)
             learned, _ = rule.update(learned, played, key=learn_key)
             return (learned, world), None
 
         return jax.lax.scan(iteration, (learned, world), jax.random.split(train_key, updates))[0][0]
 
-    return jax.vmap(run)(jax.random.split(key, runs), options or {})
+    return jax.vmap(run)(jax.random.split(key, runs), options or {}, world or {})
 
 
 @eqx.filter_jit
@@ -53,6 +59,24 @@ def score(env, algorithm, learned, *, envs=1, steps=1, key, greedy=True):
 
     runs = jax.tree.leaves(learned)[0].shape[0]
     return jax.vmap(run)(learned, jax.random.split(key, runs))
+
+
+@partial(jax.jit, static_argnames=("algorithm", "spec"))
+def begun(algorithm, spec):
+    """What a learner begins with."""
+    return algorithm.init(spec, key=jax.random.key(0))
+
+
+def moved(one, other):
+    """How far apart two trees are, one number an array."""
+    pairs = zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
+    return [float(np.abs(np.asarray(a) - np.asarray(b)).max()) for a, b in pairs]
+
+
+def same(one, other):
+    """Whether two trees are equal."""
+    assert jax.tree.structure(one) == jax.tree.structure(other)
+    return all(map(np.array_equal, jax.tree.leaves(one), jax.tree.leaves(other)))
 
 
 @partial(jax.jit, static_argnames="rule")

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from endless import Endless
-from many_runs import said, spread_out, train
+from endless import Endless, values_of
+from many_runs import begun, said, spread_out
 
 from marlet.algorithms.policies import Lessons, PolicyGradient, happo, ia2c, ippo, maa2c, mapg, mappo
 from marlet.engine.rollout import Tally, opening, rollout
@@ -22,6 +22,8 @@ from marlet.types import Spec
 TINY = dict(hidden=(8,))
 CLIMBING = np.array([[11, -30, 0], [-30, 7, 6], [0, 0, 5]], np.float32)
 
+pytestmark = pytest.mark.rough
+
 
 def play(env, algorithm, learned, steps, *, key, warm=0):
     """A rollout, after `warm` steps that are not kept; and the world after it."""
@@ -33,17 +35,23 @@ def play(env, algorithm, learned, steps, *, key, warm=0):
     return played, world
 
 
-def lessons_of(algorithm, env, *, key=0, steps=None, alter=lambda played: played):
-    """What a fresh learner takes from a rollout of its own."""
+@partial(jax.jit, static_argnames=("algorithm", "env"))
+def first_rollout(algorithm, env):
+    """A fresh learner and a rollout of its own."""
+    learned = algorithm.init(env.spec, key=jax.random.key(0))
+    return learned, play(env, algorithm, learned, algorithm.length, key=jax.random.key(1), warm=3)[0]
 
-    @jax.jit
-    def made():
-        learned = algorithm.init(env.spec, key=jax.random.key(key))
-        played, _ = play(env, algorithm, learned, steps or algorithm.length, key=jax.random.key(key + 1), warm=3)
-        after, lessons, _ = algorithm._lessons(learned, alter(played))
-        return after, lessons, played
 
-    return made()
+@partial(jax.jit, static_argnames="algorithm")
+def taken(algorithm, learned, played):
+    """What is learned of a rollout before the networks are."""
+    return algorithm._lessons(learned, played)[:2]
+
+
+def lessons_of(algorithm, env, *, alter=lambda played: played):
+    """What a fresh learner takes from a rollout of its own, and that rollout."""
+    learned, played = first_rollout(algorithm, env)
+    return *taken(algorithm, learned, alter(played)), played
 
 
 # --- gradients -------------------------------------------------------------------------------------------------------
@@ -54,27 +62,27 @@ def test_the_gradient_at_the_uniform_policy_is_exact(make):
     """All nine joint actions of the climbing game, each once: pi_a (q_a - v) for every agent."""
     algorithm = make(sharing="own", hidden=(4,), entropy=0.0, entropy_end=0.0)
     env = Matrix(payoff=tuple(map(tuple, CLIMBING)))
-    learned = algorithm.init(env.spec, key=jax.random.key(0))
-    actor = jax.tree.map(jnp.zeros_like, learned.actor)
+    learned = begun(algorithm, env.spec)
+    actor = jax.tree.map(np.zeros_like, learned.actor)
     joint = np.stack(np.meshgrid(range(3), range(3), indexing="ij"), -1).reshape(1, 9, 2)
-    ones = jnp.ones((1, 9, 2))
+    ones = np.ones((1, 9, 2), np.float32)
     lessons = Lessons(
         obs=ones[..., None],
         seen=ones[..., None],
-        available=jnp.ones((1, 9, 2, 3), bool),
-        action=jnp.array(joint),
-        log_prob=jnp.log(ones / 3),
-        advantage=jnp.array(CLIMBING[joint[..., 0], joint[..., 1]])[..., None] * ones,
+        available=np.ones((1, 9, 2, 3), bool),
+        action=joint,
+        log_prob=np.log(ones / 3),
+        advantage=CLIMBING[joint[..., 0], joint[..., 1]][..., None] * ones,
         value=ones,
         target=ones,
-        acts=jnp.ones((1, 9, 2), bool),
-        counts=jnp.ones((1, 9, 2), bool),
-        first=jnp.ones((1, 9), bool),
-        actor_memory=jnp.zeros((1, 9, 2, 0)),
-        critic_memory=jnp.zeros((1, 9, 2, 0)),
+        acts=np.ones((1, 9, 2), bool),
+        counts=np.ones((1, 9, 2), bool),
+        first=np.ones((1, 9), bool),
+        actor_memory=np.zeros((1, 9, 2, 0), np.float32),
+        critic_memory=np.zeros((1, 9, 2, 0), np.float32),
     )
-    loss = lambda actor: algorithm._actor_loss(learned, actor, lessons, jax.random.key(0))[0]  # noqa: E731
-    gradient = -2 * jax.grad(loss)(actor).copies.last.bias  # the loss is a mean over two agents
+    loss = lambda actor, lessons: algorithm._actor_loss(learned, actor, lessons, jax.random.key(0))[0]  # noqa: E731
+    gradient = -2 * np.asarray(jax.jit(jax.grad(loss))(actor, lessons).copies.last.bias)  # a mean over two agents
     for agent, table in enumerate((CLIMBING, CLIMBING.T)):
         values = table.mean(1)
         np.testing.assert_allclose(gradient[agent], (values - values.mean()) / 3, atol=1e-5)
@@ -84,15 +92,16 @@ def test_the_gradient_at_the_uniform_policy_is_exact(make):
 def test_no_pass_profits_beyond_the_clip():
     """Ratio 1.5 with a gain, ratio .5 with a loss: held; the other two ways: pulled back."""
     algorithm = ippo(clip=0.2, entropy=0.0, entropy_end=0.0, **TINY)
-    _, lessons = lessons_of(algorithm, Matrix())[:2]
-    learned = algorithm.init(Matrix().spec, key=jax.random.key(0))
+    _, lessons, _ = lessons_of(algorithm, Matrix())
+    learned = begun(algorithm, Matrix().spec)
 
+    @jax.jit
     def steepness(shift, advantage):
         moved = dataclasses.replace(
             lessons, log_prob=lessons.log_prob - shift, advantage=jnp.full_like(lessons.advantage, advantage)
         )
         loss = lambda actor: algorithm._actor_loss(learned, actor, moved, jax.random.key(0))[0]  # noqa: E731
-        return float(sum(jnp.abs(leaf).sum() for leaf in jax.tree.leaves(jax.grad(loss)(learned.actor))))
+        return sum(jnp.abs(leaf).sum() for leaf in jax.tree.leaves(jax.grad(loss)(learned.actor)))
 
     # `lessons` hold the log-probabilities of the first round; the fresh actor of the same key gives the same.
     assert steepness(np.log(1.5), 1.0) == 0
@@ -119,15 +128,21 @@ def test_each_agent_learns_from_what_those_before_it_changed(monkeypatch):
 
     monkeypatch.setattr(PolicyGradient, "_descend", readable)
     key = jax.random.key(5)
-    actor, _, _ = algorithm._in_turns(learned, lessons, None, key=key)
+    learns = jax.jit(lambda learned, lessons: algorithm._in_turns(learned, lessons, None, key=key)[0])
+    actor = learns(learned, lessons)
     first, second = (int(i) for i in jax.random.permutation(jax.random.split(key)[0], 2))
 
     found = np.asarray(actor.copies.last.bias - start)
     mean = float(lessons.advantage[..., first].mean())
     np.testing.assert_allclose(found[first], [mean, 0, 0], rtol=1e-4, atol=1e-6)
     one = eqx.tree_at(lambda team: team.copies.last.bias, learned.actor, start.at[first, 0].add(mean))
-    _, outputs = one.unroll(lessons.actor_memory[0], lessons.obs, lessons.first)
-    ratio = jnp.exp(Categorical().log_prob(outputs, lessons.available, lessons.action) - lessons.log_prob)
+
+    @jax.jit
+    def ratio_of(team, lessons):
+        _, outputs = team.unroll(lessons.actor_memory[0], lessons.obs, lessons.first)
+        return jnp.exp(Categorical().log_prob(outputs, lessons.available, lessons.action) - lessons.log_prob)
+
+    ratio = ratio_of(one, lessons)
     expected = float((lessons.advantage[..., second] * ratio[..., first]).mean())
     np.testing.assert_allclose(found[second], [expected, 0, 0], rtol=1e-4, atol=1e-6)
     assert abs(expected - float(lessons.advantage[..., second].mean())) > 0.05  # without the factor it is another
@@ -148,23 +163,17 @@ def test_each_agent_learns_from_what_those_before_it_changed(monkeypatch):
 )
 def test_the_endless_game_is_worth_ten(make, known, options):
     """The clock cannot be seen: a critic that takes it for a death fits the mean over the clock, below 6.5132."""
-    env, deadly = Endless(known=known), Endless(deadly=True)
     base = dict(envs=8, length=10, discount=0.9, learning_rate=5e-3, learning_rate_end=5e-4, learning_rate_steps=24_000)
 
-    def value(env):
-        algorithm = make(**(base | TINY | options))
-        learned = train(env, algorithm, 32_000, 1, key=jax.random.key(0))
+    algorithm = make(**(base | TINY | options))
 
-        @jax.jit
-        def said(learned):
-            learned = jax.tree.map(lambda leaf: leaf[0], learned)
-            played, _ = play(env, algorithm, learned, 10, key=jax.random.key(1))
-            return algorithm._lessons(learned, played)[2]["value"]
+    def value(env, learned):
+        played, _ = play(env, algorithm, learned, 10, key=jax.random.key(1))
+        return algorithm._lessons(learned, played)[2]["value"]
 
-        return float(said(learned))
-
-    assert value(env) == pytest.approx(10.0, rel=0.03)
-    assert value(deadly) < 7.0
+    ((cut,), (dead,)) = values_of(algorithm, 32_000, value, known=known)
+    assert cut == pytest.approx(10.0, rel=0.03)
+    assert dead < 7.0
 
 
 @pytest.mark.parametrize("known", [True, False])
@@ -247,6 +256,7 @@ def test_replaying_a_rollout_reproduces_what_was_done(sharing):
     algorithm = mappo(envs=3, length=9, memory=5, minibatches=1, sharing=sharing, **TINY)
     learned, lessons, played = lessons_of(algorithm, Endless())
 
+    @jax.jit
     def replayed(memory, first):
         _, outputs = learned.actor.unroll(memory, lessons.obs, first)
         return Categorical().log_prob(outputs, lessons.available, lessons.action)
@@ -277,7 +287,7 @@ def test_single_steps_are_the_rollouts_own_entries():
 def test_vectors_are_drawn_and_greedy_ones_do_not_depend_on_the_key(head):
     spec = Spec(num_agents=2, num_actions=3, obs_shape=(4,), state_size=5, continuous=True, kinds=(0, 1))
     algorithm = mappo(head=head, sharing="kinds", envs=3, **TINY)
-    learned = algorithm.init(spec, key=jax.random.key(0))
+    learned = begun(algorithm, spec)
     step = dataclasses.replace(said(np.ones((3, 2, 4)), actions=3), state=jnp.zeros((3, 5)))
     act = jax.jit(partial(algorithm.act, learned, algorithm.blank(learned, 3), step), static_argnames="greedy")
     one, two = (act(key=jax.random.key(k), greedy=True)[1] for k in (0, 1))

@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from many_runs import begun, said, same
 
 import marlet
-from many_runs import said
 from marlet.algorithms.policies import ia2c
 from marlet.algorithms.scripts import Script, idle, random
 from marlet.algorithms.sides import Frozen, Sides, bare, members_of, spec_of, step_of, versus, with_replay
@@ -27,6 +27,8 @@ MIXED = Spec(num_agents=5, num_actions=7, obs_shape=(1,), state_size=1, teams=(1
 TINY = dict(hidden=(4,))
 PENNIES = Matrix(game="matching_pennies")
 
+pytestmark = pytest.mark.rough
+
 
 @dataclasses.dataclass(frozen=True)
 class Says(Script):
@@ -39,17 +41,13 @@ class Says(Script):
         return step.obs[..., 0].astype(jnp.int32) + self.more
 
 
-def played(algorithm, env, steps, *, key=0):
+@partial(jax.jit, static_argnames=("algorithm", "env", "steps"))
+def played(algorithm, env, steps):
     """A rollout by a fresh learner, and that learner."""
-
-    @jax.jit
-    def made():
-        learned = algorithm.init(env.spec, key=jax.random.key(key))
-        world = opening(env, algorithm, learned, algorithm.envs, key=jax.random.key(key + 1))
-        tally = Tally.empty(algorithm.envs, env.spec.num_agents)
-        return learned, rollout(env, algorithm, learned, world, tally, steps, key=jax.random.key(key + 2))[2]
-
-    return made()
+    learned = algorithm.init(env.spec, key=jax.random.key(0))
+    world = opening(env, algorithm, learned, algorithm.envs, key=jax.random.key(1))
+    tally = Tally.empty(algorithm.envs, env.spec.num_agents)
+    return learned, rollout(env, algorithm, learned, world, tally, steps, key=jax.random.key(2))[2]
 
 
 def test_each_team_is_decided_for_by_its_own_side():
@@ -74,8 +72,9 @@ def test_a_side_knows_its_own_agents():
 def test_each_side_learns_from_its_own_and_a_script_not_at_all():
     both = versus(ia2c(envs=4, length=3, **TINY), random())
     learned, rolled = played(both, PENNIES, 3)
-    after, metrics = jax.jit(partial(both.update, key=jax.random.key(3)))(learned, rolled)
-    assert not eqx.tree_equal(after.sides[0].actor, learned.sides[0].actor)
+    update = jax.jit(partial(both.update, key=jax.random.key(3)))
+    after, metrics = update(learned, rolled)
+    assert not same(after.sides[0].actor, learned.sides[0].actor)
     assert "side0_loss" in metrics
     assert not any(name.startswith("side1_l") for name in metrics)
     np.testing.assert_allclose(metrics["side0_reward"], -metrics["side1_reward"], atol=1e-6)  # what one wins...
@@ -85,9 +84,9 @@ def test_each_side_learns_from_its_own_and_a_script_not_at_all():
         t = rolled.transitions
         next = dataclasses.replace(t.next, reward=t.next.reward.at[..., 1].add(reward))
         other = dataclasses.replace(rolled, transitions=dataclasses.replace(t, next=next))
-        return jax.jit(partial(both.update, key=jax.random.key(3)))(learned, other)[0].sides[0]
+        return update(learned, other)[0].sides[0]
 
-    assert eqx.tree_equal(swapped(5.0).actor, after.sides[0].actor)
+    assert same(swapped(5.0).actor, after.sides[0].actor)
 
 
 # --- the league ------------------------------------------------------------------------------------------------------
@@ -125,14 +124,15 @@ def test_in_each_half_one_side_is_what_it_is_now_and_the_other_what_it_was():
 
     now = tuple(sure(side, 0) for side in learned.sides)
     leagues = tuple(
-        dataclasses.replace(league, past=[jnp.stack([leaf] * 3) for leaf in bare(sure(side, 1))])
+        dataclasses.replace(league, past=[np.stack([leaf] * 3) for leaf in bare(sure(side, 1))])
         for league, side in zip(learned.leagues, learned.sides, strict=True)
     )
     set_up = dataclasses.replace(learned, sides=now, leagues=leagues)
     step = said(np.ones((4, 2, 1)), actions=2)
-    _, action, _ = both.act(set_up, both.blank(set_up, 4), step, key=jax.random.key(0))
+    act = jax.jit(partial(both.act, key=jax.random.key(0)), static_argnames="greedy")
+    _, action, _ = act(set_up, both.blank(set_up, 4), step)
     np.testing.assert_array_equal(action, [[0, 1], [0, 1], [1, 0], [1, 0]])
-    _, greedy, _ = both.act(set_up, both.blank(set_up, 4), step, key=jax.random.key(0), greedy=True)
+    _, greedy, _ = act(set_up, both.blank(set_up, 4), step, greedy=True)
     np.testing.assert_array_equal(greedy, 0)  # evaluations are between what both are now
 
 
@@ -152,8 +152,8 @@ def test_the_hardest_are_met_more_often():
 
 def test_a_past_self_borrows_the_replay():
     algorithm = iql(envs=2, capacity=40, **TINY)
-    learned = algorithm.init(PENNIES.spec, key=jax.random.key(0))
-    arrays = [leaf + 1 for leaf in bare(learned)]
+    learned = begun(algorithm, PENNIES.spec)
+    arrays = [np.asarray(leaf) + 1 for leaf in bare(learned)]
     again = with_replay(arrays, learned)
     assert again.replay is learned.replay
     np.testing.assert_array_equal(again.steps, learned.steps + 1)
@@ -175,7 +175,7 @@ def test_a_frozen_side_stays_what_it_was_and_its_weights_are_not_in_the_record(r
     both = versus(ia2c(envs=4, length=1, **TINY), opponent)
     second = marlet.train(PENNIES, both, steps=200, evaluations=1, episodes=4, out=tmp_path, quiet=True)
     learned = marlet.load(second.path).learned
-    assert eqx.tree_equal(learned.sides[1].actor, opponent.learned.actor)
+    assert same(learned.sides[1].actor, opponent.learned.actor)
     assert (second.path / "options.json").stat().st_size < 20_000
     assert rebuild(json.loads(json.dumps(describe(both)))) == dataclasses.replace(
         both, sides=(both.sides[0], dataclasses.replace(opponent, learned=None))

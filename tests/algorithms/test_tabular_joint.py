@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-
 from many_runs import acted, at, line, played, said, score, train, updated
+
 from marlet.algorithms.tabular_joint import (
     CentralQ,
     JointActionLearner,
@@ -24,6 +24,8 @@ from marlet.errors import MarletError
 from marlet.types import Spec
 
 KEY = jax.random.key(0)
+
+pytestmark = pytest.mark.rough
 
 
 @pytest.mark.parametrize(("n", "a"), [(1, 3), (2, 3), (5, 2)])

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-
 from many_runs import acted, line, played, said, train, updated
+
 from marlet.algorithms.tabular import TabularQ
 from marlet.algorithms.tabular_mixed import PolicyClimbing, climbed, minimax_q, phc, wolf_phc
 from marlet.envs.grid import Grid
@@ -16,6 +16,8 @@ from marlet.equations.games import exploitability
 from marlet.errors import MarletError
 
 KEY = jax.random.key(0)
+
+pytestmark = pytest.mark.rough
 
 
 def climb(values, policy, average, *, visits=1.0, total=1.0, legal=None):

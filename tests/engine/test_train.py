@@ -29,6 +29,7 @@ def equal(one, two):
 # Compiling
 
 
+@pytest.mark.rough
 @pytest.mark.parametrize("seeds", [1, 2])
 def test_nothing_is_traced_again_in_steady_state(seeds):
     training = Training(Ledger(), Counting(envs=3, length=4), seeds=seeds)
@@ -51,6 +52,7 @@ def test_nothing_is_traced_again_in_steady_state(seeds):
     assert TRACES[count:]
 
 
+@pytest.mark.rough
 def test_a_host_training_traces_once_too():
     from marlet.bridges.resolve import Factory
 
@@ -78,41 +80,39 @@ def test_a_host_training_traces_once_too():
     ],
 )
 def test_chunking_evaluating_and_restoring_change_no_bit(make):
-    whole, parts, restored = make(), make(), make()
-    for training in (whole, parts):
-        training.start()
-    whole.advance(20)
+    training, other = make(), make()
+    training.start()
+    training.advance(20)
+    whole = leaves(training)
+    training.advance(1)
+    assert not equal(whole, leaves(training))  # the control
+    training.start()
     for iterations in (1, 6, 2, 11):
-        parts.advance(iterations)
-        parts.evaluate(3)
-        if parts.iteration == 9:
-            restored.restore(parts.snapshot())
-    assert equal(leaves(whole), leaves(parts))
-    restored.advance(11)
-    assert equal(leaves(whole), leaves(restored))
-    whole.advance(1)
-    assert not equal(leaves(whole), leaves(parts))  # the control
+        training.advance(iterations)
+        training.evaluate(3)
+        if training.iteration == 9:
+            other.restore(training.snapshot())
+    assert equal(whole, leaves(training))
+    other.advance(11)
+    assert equal(whole, leaves(other))
 
 
+@pytest.mark.rough
 def test_a_seed_alone_learns_what_it_learns_in_a_group():
     group = Training(marlet.TwoStep(), marlet.vdn(**SMALL), seed=5, seeds=3)
     alone = Training(marlet.TwoStep(), marlet.vdn(**SMALL), seed=6)
-    other = Training(marlet.TwoStep(), marlet.vdn(**SMALL), seed=8)
-    for training in (group, alone, other):
+    for training in (group, alone):
         training.start()
         training.advance(20)
-    distances = []
-    for training in (alone, other):
-        pairs = zip(
-            jax.tree.leaves(group.snapshot().learned.online),
-            jax.tree.leaves(training.snapshot().learned.online),
-            strict=True,
-        )
-        distances.append(max(np.abs(ours[1] - theirs[0]).max() for ours, theirs in pairs))
-    assert distances[0] < 1e-4
-    assert distances[1] > 1e-2  # the control: another seed is another learner
+    many, one = (jax.tree.leaves(training.snapshot().learned.online) for training in (group, alone))
+    distances = [
+        max(np.abs(ours[s] - theirs[0]).max() for ours, theirs in zip(many, one, strict=True)) for s in (0, 1, 2)
+    ]
+    assert distances[1] < 1e-4
+    assert min(distances[0], distances[2]) > 1e-2  # the control: another seed is another learner
 
 
+@pytest.mark.rough
 def test_compiled_is_not_compiled():
     one, two = (Training(Ledger(), Counting(envs=2, length=3)) for _ in range(2))
     one.start()
@@ -153,6 +153,7 @@ def test_a_learning_rule_is_traced_once_and_few_programs_are_compiled(seeds, cap
 # Faults
 
 
+@pytest.mark.rough
 @pytest.mark.parametrize(
     ("what", "told"),
     [
@@ -195,6 +196,7 @@ def kept_is_finite(path, below):
             assert leaf.dtype.kind != "f" or np.isfinite(leaf).all(), name
 
 
+@pytest.mark.rough
 def test_an_opening_that_is_not_finite_is_seen():
     class Blind(Ledger):
         def reset(self, *, key):
@@ -207,6 +209,7 @@ def test_an_opening_that_is_not_finite_is_seen():
         training.advance(1)
 
 
+@pytest.mark.rough
 def test_what_is_not_finite_is_never_saved(tmp_path):
     env, algorithm = Ledger(), Counting(envs=2, length=5, lasting=30)
     training = Training(env, algorithm)
@@ -223,6 +226,7 @@ def test_what_is_not_finite_is_never_saved(tmp_path):
     kept_is_finite(tmp_path / "x", below=30)
 
 
+@pytest.mark.rough
 def test_a_fault_that_has_not_happened_is_not_told():
     training = Training(Ledger(longest=0, poisoned="reward"), Counting(envs=8, length=25, at=-1))
     training.start()

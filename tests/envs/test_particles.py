@@ -221,12 +221,12 @@ def test_golden_playthrough(name):
 @pytest.mark.parametrize("world", WORLDS)
 def test_the_frame_shows_bodies_goals_and_words(world):
     env = world()
-    key = jax.random.key(0)
-    state, _ = env.reset(key=key)
+    begin, step = jax.jit(partial(env.reset, key=jax.random.key(0))), jax.jit(partial(env.step, key=jax.random.key(0)))
+    state, _ = begin()
     before = env.render(jax.device_get(state))
     assert before.shape == (360, 360, 3)
     assert before.dtype == np.uint8
     assert len(np.unique(before.reshape(-1, 3), axis=0)) > 4
     for _ in range(3):
-        state, _ = env.step(state, jnp.full(len(env.figures), 2, jnp.int32), key=key)
+        state, _ = step(state, np.full(len(env.figures), 2, np.int32))
     assert (env.render(jax.device_get(state)) != before).any()

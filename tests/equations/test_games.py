@@ -60,32 +60,32 @@ def test_value_and_strategy_are_those_of_the_linear_program(payoff):
 
 
 def test_known_games():
-    value, strategy = zero_sum(jnp.array(ROCK_PAPER_SCISSORS))
+    value, strategy = solve(jnp.array(ROCK_PAPER_SCISSORS))
     np.testing.assert_allclose(value, 0, atol=1e-6)
     np.testing.assert_allclose(strategy, np.full(3, 1 / 3), atol=1e-6)
     # Mixed 2 x 2: the value is (ad - bc) / (a + d - b - c) = 3.5 / 4, the strategy (d - c) / (a + d - b - c).
-    value, strategy = zero_sum(jnp.array([[2.0, 0.5], [0.5, 1.0]]))
+    value, strategy = solve(jnp.array([[2.0, 0.5], [0.5, 1.0]]))
     np.testing.assert_allclose(value, 1.75 / 2, atol=1e-6)
     np.testing.assert_allclose(strategy, [0.25, 0.75], atol=1e-6)
-    value, strategy = zero_sum(jnp.array([[3.0, 1.0], [5.0, 2.0]]))  # a saddle point
+    value, strategy = solve(jnp.array([[3.0, 1.0], [5.0, 2.0]]))  # a saddle point
     np.testing.assert_allclose(value, 2, atol=1e-6)
     np.testing.assert_allclose(strategy, [0, 1], atol=1e-6)
-    value, strategy = zero_sum(jnp.full((3, 2), 7.0))
+    value, strategy = solve(jnp.full((3, 2), 7.0))
     np.testing.assert_allclose(value, 7, atol=1e-6)
 
 
 def test_illegal_actions_change_the_game():
     without_paper = jnp.array([True, False, True])
-    value, strategy = zero_sum(jnp.array(ROCK_PAPER_SCISSORS), rows=without_paper)
+    value, strategy = solve(jnp.array(ROCK_PAPER_SCISSORS), rows=without_paper)
     # Left with rock and scissors against everything: (2/3, 1/3) loses 1/3.
     np.testing.assert_allclose(value, -1 / 3, atol=1e-6)
     np.testing.assert_allclose(strategy, [2 / 3, 0, 1 / 3], atol=1e-6)
-    value, _ = zero_sum(jnp.array(ROCK_PAPER_SCISSORS), columns=without_paper)
+    value, _ = solve(jnp.array(ROCK_PAPER_SCISSORS), columns=without_paper)
     np.testing.assert_allclose(value, 1 / 3, atol=1e-6)
 
 
 def test_many_games_at_once_are_solved_as_one_by_one():
-    many = jax.random.normal(jax.random.key(0), (50, 4, 3))
+    many = np.random.default_rng(0).normal(size=(50, 4, 3)).astype(np.float32)
     values, strategies = jax.jit(jax.vmap(zero_sum))(many)
     for game, value, strategy in zip(many, values, strategies, strict=True):
         one_value, one_strategy = solve(game)

@@ -1,12 +1,17 @@
 """Returns against an independent slow loop, and the identities they must satisfy."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from marlet.equations.returns import continues, lambda_returns, n_step_returns
+from marlet.equations import returns
+from marlet.equations.returns import continues
+
+n_step_returns = jax.jit(returns.n_step_returns, static_argnums=4)
+lambda_returns = jax.jit(returns.lambda_returns)
 
 
 def slow_n_step(reward, next_value, goes_on, discount, n):

@@ -11,6 +11,8 @@ from marlet.types import Spec
 
 ALL = jnp.ones(1, bool)
 
+pytestmark = pytest.mark.rough
+
 
 def test_the_environment_decides_between_choices_and_vectors():
     spec = Spec(num_agents=2, num_actions=3, obs_shape=(1,), state_size=1)

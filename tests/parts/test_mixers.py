@@ -1,5 +1,7 @@
 """Mixers: what joins must be monotone, must depend on the state, and must be trained."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,33 +13,45 @@ from marlet.types import Spec
 SPEC = Spec(num_agents=3, num_actions=4, obs_shape=(2,), state_size=5)
 MIXERS = [Apart(), Sum(), Monotonic(), Monotonic(size=4, hyper=0)]
 
+pytestmark = pytest.mark.rough
+
+
+@partial(jax.jit, static_argnums=0)
+def begun(mixer, seed=0):
+    """Fresh weights, and values of agents and states to mix."""
+    weights_key, values_key, state_key = jax.random.split(jax.random.key(seed), 3)
+    values, state = jax.random.normal(values_key, (50, 3)), jax.random.normal(state_key, (50, 5))
+    return mixer.init(SPEC, key=weights_key), values, state
+
+
+@partial(jax.jit, static_argnums=0)
+def slope_of(mixer, weights, values, state):
+    """How steeply what is joined rises with each agent's value."""
+    return jax.vmap(jax.jacobian(lambda v, s: mixer.mix(weights, v, s)))(values, state)
+
 
 @pytest.mark.parametrize("mixer", MIXERS)
 @pytest.mark.parametrize("seed", range(5))
 def test_no_agents_value_ever_lowers_what_is_joined(mixer, seed):
-    weights_key, values_key, state_key = jax.random.split(jax.random.key(seed), 3)
-    weights = mixer.init(SPEC, key=weights_key)
-    values, state = 5 * jax.random.normal(values_key, (50, 3)), 3 * jax.random.normal(state_key, (50, 5))
-    slope = jax.vmap(jax.jacobian(lambda v, s: mixer.mix(weights, v, s)))(values, state)
+    weights, values, state = begun(mixer, seed)
+    slope = np.asarray(slope_of(mixer, weights, 5 * np.asarray(values), 3 * np.asarray(state)))
     assert slope.shape == (50, 1 if mixer.joins else 3, 3)
     assert (slope >= 0).all()
 
 
 @pytest.mark.parametrize("mixer", MIXERS[1:])
 def test_the_best_joint_action_is_made_of_each_agents_best(mixer):
-    weights = mixer.init(SPEC, key=jax.random.key(0))
-    values = jax.random.normal(jax.random.key(1), (3, 4))
-    state = jax.random.normal(jax.random.key(2), (5,))
-    joint = jnp.stack(jnp.meshgrid(*[jnp.arange(4)] * 3, indexing="ij"), -1).reshape(-1, 3)
-    taken = jax.vmap(lambda action: values[jnp.arange(3), action])(joint)
-    best = joint[mixer.mix(weights, taken, jnp.broadcast_to(state, (64, 5)))[:, 0].argmax()]
-    np.testing.assert_array_equal(best, values.argmax(-1))
+    weights, _, states = begun(mixer)
+    values = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
+    joint = np.stack(np.meshgrid(*[np.arange(4)] * 3, indexing="ij"), -1).reshape(-1, 3)
+    taken = values[np.arange(3), joint]
+    mixed = jax.jit(mixer.mix)(weights, taken, np.broadcast_to(np.asarray(states)[0], (64, 5)))
+    np.testing.assert_array_equal(joint[np.asarray(mixed)[:, 0].argmax()], values.argmax(-1))
 
 
 def test_weights_that_may_be_negative_would_be_noticed():
     mixer = Monotonic()
-    weights = mixer.init(SPEC, key=jax.random.key(0))
-    values, state = jax.random.normal(jax.random.key(1), (50, 3)), jax.random.normal(jax.random.key(2), (50, 5))
+    weights, values, state = begun(mixer)
 
     def unsigned(v, s):  # the same network with the absolute values taken away
         layers = lambda parts, x: parts[-1](jax.nn.relu(parts[0](x)))  # noqa: E731
@@ -45,15 +59,14 @@ def test_weights_that_may_be_negative_would_be_noticed():
         hidden = jax.nn.elu((v[:, None] * first).sum(0) + weights.first_bias(s))
         return (hidden * layers(weights.second_weights, s)).sum()
 
-    assert (jax.vmap(jax.grad(unsigned))(values, state) < 0).any()
+    assert (np.asarray(jax.jit(jax.vmap(jax.grad(unsigned)))(values, state)) < 0).any()
 
 
 def test_gradients_reach_every_part_of_the_mixer():
     mixer = Monotonic()
-    weights = mixer.init(SPEC, key=jax.random.key(0))
-    values, state = jax.random.normal(jax.random.key(1), (50, 3)), jax.random.normal(jax.random.key(2), (50, 5))
-    gradient = jax.grad(lambda w: (mixer.mix(w, values, state) ** 2).sum())(weights)
-    assert all(jnp.abs(leaf).max() > 0 for leaf in jax.tree.leaves(gradient))
+    weights, values, state = begun(mixer)
+    gradient = jax.jit(jax.grad(lambda w: (mixer.mix(w, values, state) ** 2).sum()))(weights)
+    assert all(np.asarray(leaf).any() for leaf in jax.tree.leaves(gradient))
 
 
 def test_what_a_team_is_rewarded_by_and_when_it_is_over():

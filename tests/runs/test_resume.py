@@ -313,6 +313,7 @@ def make(agents=2):
 """
 
 
+@pytest.mark.rough
 def test_code_of_ones_own_is_named_again_and_keeps_its_options(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "my_world.py").write_text(FOREIGN)

@@ -62,8 +62,7 @@ class Placement:
 
         def put(leaf: Any, env_axis: int, turn: int) -> Array:
             rows = np.minimum(np.arange(turn * width, (turn + 1) * width), self.seeds - 1)
-            sharding = NamedSharding(self._mesh, self._spec(env_axis))
-            return jax.device_put(np.asarray(leaf)[rows], sharding, may_alias=False)
+            return jax.device_put(np.asarray(leaf)[rows], self._sharding(self._spec(env_axis)), may_alias=False)
 
         return [jax.tree.map(partial(put, turn=turn), tree, env_axes) for turn in range(self.turns)]
 
@@ -78,8 +77,17 @@ class Placement:
         `takes` and `gives` are the `env_axes` of the tree and of the result; the function sees one device's share. The
         `common` arguments are the same for all seeds. Turns that donate their arrays come back in fresh ones.
         """
-        compiled = jax.jit(self.of_a_turn(function, takes, gives), donate_argnums=(0,) if donate else ())
-        return lambda turns, *common: [jax.block_until_ready(compiled(turn, *common)) for turn in turns]
+        # Said beforehand, since XLA writes the places of its results in another way than `place`, which would be another
+        # program to compile: what was restored goes on in the one that what was computed goes on in.
+        sharding = lambda axis: self._sharding(self._spec(axis))  # noqa: E731
+        taken, given = jax.tree.map(sharding, takes), jax.tree.map(sharding, gives)
+        compiled = jax.jit(
+            self.of_a_turn(function, takes, gives),
+            in_shardings=(taken, self._sharding(PartitionSpec())),
+            out_shardings=given,
+            donate_argnums=(0,) if donate else (),
+        )
+        return lambda turns, *common: [jax.block_until_ready(compiled(turn, common)) for turn in turns]
 
     def of_a_turn(self, function: Callable, takes: PyTree[int], gives: PyTree[int]) -> Callable:
         """The function of one turn of seeds that `spread` compiles."""
@@ -92,7 +100,7 @@ class Placement:
 
         takes, gives = jax.tree.map(self._spec, takes), jax.tree.map(self._spec, gives)
 
-        def everywhere(tree: PyTree, *common: Array) -> PyTree:
+        def everywhere(tree: PyTree, common: tuple[Array, ...]) -> PyTree:
             specs = (takes, *(PartitionSpec(),) * len(common))
             return jax.shard_map(local, mesh=self._mesh, in_specs=specs, out_specs=gives, check_vma=False)(
                 tree, *common
@@ -113,8 +121,16 @@ class Placement:
 
         return jax.tree.map(cut, tree, env_axes)
 
+    def _sharding(self, spec: PartitionSpec) -> NamedSharding:
+        return NamedSharding(self._mesh, spec)
+
     def _spec(self, env_axis: int) -> PartitionSpec:
         return PartitionSpec("seed") if env_axis < 0 else PartitionSpec("seed", *(None,) * env_axis, SHARES)
+
+
+def fresh(tree: PyTree[Array]) -> PyTree[Array]:
+    """A copy in buffers of its own, where the tree is: equal constants may share one, which cannot be donated twice."""
+    return jax.tree.map(lambda leaf: jax.device_put(leaf, leaf.sharding, may_alias=False), tree)
 
 
 def whole(tree: PyTree) -> PyTree[int]:

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PyTree, UInt32
 
 from marlet.algorithms.base import Algorithm
-from marlet.engine.devices import Placement, bytes_of, whole
+from marlet.engine.devices import Placement, bytes_of, fresh, whole
 from marlet.engine.evaluate import Scores, play_episodes
 from marlet.engine.rollout import Tally, World, opening, rollout
 from marlet.envs.base import Env
@@ -116,8 +116,7 @@ class Training:
 
     def start(self) -> None:
         """Initialise every seed."""
-        # Equal constants may share one buffer, which cannot be donated twice: each array is copied into its own.
-        self.progress = _copied(self._begin(self._placement.place(self.seeds, -1)))
+        self.progress = fresh(self._begin(self._placement.place(self.seeds, -1)))
 
     def advance(self, iterations: int) -> None:
         """Train for this many iterations and wait for them.
@@ -188,11 +187,6 @@ class Training:
         )
 
 
-@jax.jit
-def _copied(tree: PyTree[Array]) -> PyTree[Array]:
-    return jax.tree.map(jnp.copy, tree)
-
-
 def _collected(progress: Progress) -> tuple[Tally, dict[str, Array], dict[str, Array]]:
     """What a row of metrics is made of."""
     return progress.tally, progress.sums, progress.counts
@@ -226,7 +220,7 @@ def _metric_names(place: Placement, learn: Callable, begin: Callable[[UInt32[Arr
         begun = begin(seed)
         return learn(begun.learned, begun.world, begun.tally, key_of(seed, TRAIN))[2]
 
-    return list(jax.eval_shape(place.of_a_turn(metrics, -1, -1), place.turn_of_seeds))
+    return list(jax.eval_shape(place.of_a_turn(metrics, -1, -1), place.turn_of_seeds, ()))
 
 
 def _begin(env: Env, algorithm: Algorithm, metrics: list[str], seed: UInt32[Array, ""]) -> Progress:
