@@ -24,7 +24,7 @@ from marlet.runs import checkpoint
 from marlet.runs.directory import Lock, MetricsFile, Run, create
 from marlet.runs.progress import ProgressLine
 
-CHUNK_SECONDS = 0.5
+CHUNK_SECONDS = 1.0
 """How long the compiled program may run before the host looks up: Ctrl-C is noticed within it."""
 EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
 TABLE_ENTRIES = 1_000_000
