@@ -20,7 +20,8 @@ import marlet
 from marlet import catalogue, cli, manual, sources
 from marlet.errors import CheckpointFault, MarletError
 from marlet.runs.directory import Run
-from marlet.runs.progress import ProgressLine, short
+from marlet.runs.policy import best_seed
+from marlet.runs.progress import ProgressLine, evaluation, short
 
 TINY = ["--steps", "60", "--seeds", "2", "--evaluations", "2", "--episodes", "4", "--quiet"]
 
@@ -360,6 +361,9 @@ def test_evaluating(run, capsys):
     assert [row.split()[0] for row in rows] == ["agent_0", "agent_1", "mean", "8"]
     assert float(rows[0].split()[1]) in (0.0, 1.0, 7.0, 8.0)  # what can be earned
     assert "8 episodes of 2.0 steps, 100% ended by the world" in rows[-1]
+    assert rows[-1].endswith(f"; played by seed {best_seed(Run(run))}, the best of 2 by its last evaluation")
+    assert cli.main(["evaluate", str(run), "--episodes", "2", "--seed", "1"]) == 0
+    assert capsys.readouterr().out.endswith("; played by seed 1\n")
 
 
 def test_evaluating_elsewhere_needs_agents_that_fit(run, capsys):
@@ -459,6 +463,12 @@ def test_the_progress_line_is_quiet_but_for_the_end(capsys):
     with ProgressLine(10, quiet=True) as line:
         line.update(10, rows)
     assert capsys.readouterr().err == ""
+
+
+def test_the_progress_line_tells_the_return_of_each_team():
+    duel = [{"return": -7.0, "return_0": 3.0, "return_1": -17.0}, {"return": -8.0, "return_0": 4.0, "return_1": -20.0}]
+    assert evaluation(duel) == "return 0: 3.50 [3.00, 4.00] 1: -18.50 [-20.00, -17.00]"
+    assert evaluation([{"return": 0.0} | {f"return_{k}": k for k in range(9)}]).endswith("3: 3.00 ...")
 
 
 def test_the_rate_leaves_out_what_went_into_compiling(capsys, monkeypatch):

@@ -32,7 +32,12 @@ def _options(*options: Option) -> dict[str, Option]:
 ENV = Option(
     "env", "str", "''", "another environment (its options: --env.NAME), or the run's own where it is code of yours"
 )
-LEARNER = Option("seed", "int | None", "None", "which learner; the best one, when left out")
+LEARNER = Option(
+    "seed",
+    "int | None",
+    "None",
+    "which learner; the best one (with several teams, by the first's return), when left out",
+)
 
 TRAIN = _options(
     Option("steps", "int", "1_000_000", "environment steps of each seed", low=1),
@@ -140,13 +145,17 @@ def evaluate(command: Command, words: list[str], given: Given) -> None:
     (path,) = counted(command, words, 1)
     own, env = own_and_env(command, given)
     door = prepared()
+    from marlet.runs.directory import Run
     from marlet.runs.report import as_text
 
     found = door.evaluate(path, env(), episodes=own["episodes"], seed=own["seed"], again=own["again"])
     print(as_text(found.rows()))
+    learners = Run(path).options["train"]["seeds"]
+    best = f", the best of {learners} by its last evaluation" + (" of team 0" if len(set(found.teams)) > 1 else "")
     print(
         f"{len(found.returns)} episodes of {found.lengths.mean():.1f} steps, "
-        f"{found.solved.mean():.0%} ended by the world and not by the clock"
+        f"{found.solved.mean():.0%} ended by the world and not by the clock; "
+        f"played by seed {found.seed}{best if own['seed'] is None and learners > 1 else ''}"
     )
 
 

@@ -106,7 +106,8 @@ def resume(
 
 
 def load(path: str | Path, *, seed: int | None = None) -> Policy:
-    """The policy that a run has learned: of the learner with this seed, or of the best one.
+    """The policy that a run has learned: of the learner with this seed, or of the one whose last evaluation was best. Where
+    there are several teams, the return of team 0 decides.
 
     Raises:
         MarletError: if `path` is no run or has no such seed.
@@ -174,7 +175,8 @@ def evaluate(
 
 
 def compare(paths: Sequence[str | Path], out: str | Path | None = None) -> list[dict[str, Any]]:
-    """A row for each run; with `out`, also `curves.png`, `table.csv` and `table.md` in that directory.
+    """A row for each run, and where it has several teams for each of them; with `out`, also `curves.png`, `table.csv` and
+    `table.md` in that directory.
 
     Raises:
         MarletError: if a path is no run or has no evaluations yet.

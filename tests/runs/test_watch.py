@@ -131,6 +131,14 @@ def test_intervals_are_students():
     assert np.isnan(Evaluation(("a",), np.ones((1, 1)), np.ones(1), np.ones(1, bool)).rows()[0]["low"])
 
 
+def test_a_mean_is_of_one_team():
+    of = lambda *teams: Evaluation(("a", "b", "c"), np.ones((2, 3)), np.ones(2), np.ones(2, bool), teams)  # noqa: E731
+    told = lambda found: [row["agent"] for row in found.rows()]  # noqa: E731
+    assert told(of(0, 0, 0)) == ["a", "b", "c", "mean"]
+    assert told(of(0, 1, 1)) == ["a", "b", "c", "mean of team 1"]
+    assert told(of(0, 1, 2)) == ["a", "b", "c"]
+
+
 def test_what_does_not_fit_or_cannot_be_drawn_is_refused(spread, tmp_path, monkeypatch):
     with pytest.raises(MarletError, match="num_agents 3, but Spread has 4"):
         evaluate(spread, Spread(agents=4), episodes=2)

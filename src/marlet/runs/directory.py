@@ -19,6 +19,7 @@ import secrets
 import socket
 import sys
 import time
+from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -58,12 +59,21 @@ class Run:
         return self.path / "checkpoints"
 
     def metrics(self) -> dict[str, np.ndarray]:
-        """The columns of metrics.csv. A last line that was torn by a crash is left out."""
+        """The columns of metrics.csv, none before the first evaluation. A last line that was torn by a crash is left out."""
+        if not (self.path / "metrics.csv").exists():
+            return {}
         lines = (self.path / "metrics.csv").read_text().split("\n")[:-1]
         header, *rows = list(csv.reader(lines)) or [[]]
         rows = [row for row in rows if len(row) == len(header)]
         number = lambda text: float(text) if text else float("nan")  # noqa: E731
         return {name: np.array([number(row[k]) for row in rows]) for k, name in enumerate(header)}
+
+
+def returns_in(columns: Iterable[str]) -> dict[str, str]:
+    """Which columns of metrics.csv hold the returns that say how good a learner is, by the team they are of: `return_0`,
+    `return_1`, ... where there are several teams, whose mean says nothing; otherwise `return`, of the team ""."""
+    teams = {name.removeprefix("return_"): name for name in columns if re.fullmatch(r"return_\d+", name)}
+    return teams or {"": "return"}
 
 
 class MetricsFile:

@@ -8,6 +8,10 @@ from types import TracebackType
 import numpy as np
 
 from marlet.equations.statistics import interval, median
+from marlet.runs.directory import returns_in
+
+SHOWN_TEAMS = 4
+"""Teams whose returns the line has room for."""
 
 
 class ProgressLine:
@@ -77,12 +81,17 @@ class ProgressLine:
 
 
 def evaluation(rows: list[dict[str, float]]) -> str:
-    """`return -7.51 [-7.80, -7.42]  loss 0.0123`: medians over seeds, and the interval where there are several."""
-    returns = np.array([row["return"] for row in rows])
-    low, high = interval(returns, resamples=1000)
-    text = f"return {median(returns):.2f}"
-    if not math.isnan(low):
-        text += f" [{low:.2f}, {high:.2f}]"
+    """`return -7.51 [-7.80, -7.42]  loss 0.0123`: medians over seeds, and the interval where there are several; with several
+    teams `return 0: 3.10 1: -17.40`, the return of each."""
+    columns = returns_in(rows[0])
+    text = "return"
+    for team, column in list(columns.items())[:SHOWN_TEAMS]:
+        returns = np.array([row[column] for row in rows])
+        low, high = interval(returns, resamples=1000)
+        text += f"{f' {team}:' if team else ''} {median(returns):.2f}"
+        if not math.isnan(low):
+            text += f" [{low:.2f}, {high:.2f}]"
+    text += " ..." if len(columns) > SHOWN_TEAMS else ""
     losses = np.array([row["loss"] for row in rows if "loss" in row and not math.isnan(row["loss"])])
     return text + (f"  loss {median(losses):.3g}" if losses.size else "")
 
