@@ -18,6 +18,8 @@ from marlet.words import (
     Given,
     chosen,
     counted,
+    every_option,
+    flag,
     own_and_env,
     printable,
     refuse_strangers,
@@ -127,6 +129,12 @@ def dispatch(argv: list[str]) -> None:
 def train(command: Command, words: list[str], given: Given) -> None:
     """Train an algorithm in an environment: `marlet train qmix spread --seeds 4`."""
     if "resume" in given:
+        settled = sorted(given.keys() & {name for name, _ in every_option([command])} - ALLOWED_WITH_RESUME)
+        if settled:
+            raise MarletError(
+                f"A run goes on as it was begun, so {flag(settled[0])} cannot be chosen anew; with --resume only --env, "
+                "--quiet and --workers apply."
+            )
         refuse_strangers("train --resume", given, ALLOWED_WITH_RESUME)
         if words:
             raise MarletError(f"--resume goes on with a run as it was begun, so '{words[0]}' cannot be chosen anew.")

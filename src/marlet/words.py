@@ -98,12 +98,15 @@ def split(tokens: Iterable[str], commands: Iterable[Command]) -> tuple[list[str]
 
 def switches(commands: Iterable[Command]) -> set[str]:
     """The options that are said or not said, and take no value."""
+    return {"debug"} | {name for name, option in every_option(commands) if option.type == "bool"}
+
+
+def every_option(commands: Iterable[Command]) -> list[tuple[str, Option]]:
+    """All options there are: of these commands, of each algorithm and of each environment of Marlet's own."""
     tables = [("", command.options) for command in commands]
     tables += [("", settings(algorithm_entry(name), {})) for name in algorithm_names()]
     tables += [("env.", settings(env_entry(name), {})) for name in env_names()]
-    return {"debug"} | {
-        prefix + name for prefix, table in tables for name, option in table.items() if option.type == "bool"
-    }
+    return [(prefix + name, option) for prefix, table in tables for name, option in table.items()]
 
 
 def counted(command: Command, words: list[str], count: int) -> list[str]:

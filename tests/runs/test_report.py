@@ -28,7 +28,7 @@ def a_run(folder, name="one", algorithm="qmix", env=None, returns=((-9, -8, -6),
     path = folder / name
     path.mkdir()
     env = env or {"type": "Spread", "agents": 3}
-    options = {"format": 1, "env": env, "algorithm": {"type": "QLearning", "name": algorithm}}
+    options = {"format": 1, "env": env, "algorithm": {"type": "QLearning", "name": algorithm}, "train": {}, "spec": {}}
     (path / "options.json").write_text(json.dumps(options))
     rows = [
         {"steps": 100.0 * point, "seed": float(seed), "seconds": seconds, "return": float(score), "loss": np.nan}

@@ -21,13 +21,13 @@ class ProgressLine:
     with `quiet` nothing at all.
     """
 
-    def __init__(self, total: int, *, quiet: bool = False):
-        """`total` is the environment steps that each seed will have taken in the end."""
-        self.total, self.quiet = total, quiet
+    def __init__(self, total: int, *, done: int = 0, quiet: bool = False):
+        """`total` is the environment steps that each seed will have taken in the end, `done` those it has already taken."""
+        self.total, self.done, self.quiet = total, done, quiet
         self.live = not quiet and sys.stderr.isatty()
         self._begun = time.monotonic()
         self._from = 0
-        self._steps = 0
+        self._steps = done
         self._seeds = 1
         self._latest = ""
         self._bar = None
@@ -36,14 +36,17 @@ class ProgressLine:
         """Each seed has taken this many steps."""
         if not self._from:  # until something was trained, the time went into compiling
             self._from, self._begun = steps, time.monotonic()
-        self._steps = steps
-        if self._bar is not None:
-            self._bar.update(self._task, completed=steps, told=self._told())
+        self._show(steps)
 
     def update(self, steps: int, rows: list[dict[str, float]]) -> None:
         """Show an evaluation: one row a seed, as they are written to metrics.csv."""
         self._seeds, self._latest = len(rows), evaluation(rows)
-        self.moved(steps)
+        self._show(steps)
+
+    def _show(self, steps: int) -> None:
+        self._steps = steps
+        if self._bar is not None:
+            self._bar.update(self._task, completed=steps, told=self._told())
 
     def __enter__(self) -> "ProgressLine":
         if self.live:
@@ -57,7 +60,7 @@ class ProgressLine:
                 console=Console(stderr=True),
                 refresh_per_second=4,
             )
-            self._task = self._bar.add_task("", total=self.total, told="compiling")
+            self._task = self._bar.add_task("", total=self.total, completed=self.done, told=self._told())
             self._bar.start()
         return self
 
@@ -71,7 +74,12 @@ class ProgressLine:
 
     def _told(self) -> str:
         done = f"{short(self._steps)}/{short(self.total)} steps"
-        return "  ".join(part for part in (done, self._rate(), self._latest) if part)
+        return "  ".join(part for part in (done, self._state(), self._latest) if part)
+
+    def _state(self) -> str:
+        if self.done >= self.total:
+            return "already finished"
+        return "compiling" if self.live and not self._from else self._rate()
 
     def _rate(self) -> str:
         """Environment steps a second, of all seeds together, since this process had compiled and begun to train."""
