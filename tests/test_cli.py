@@ -95,6 +95,9 @@ def refused(capsys, *argv, code=2):
         ("train qmix spread --seed 1 --seed 2", "--seed is given twice"),
         ("train qmix spread --seeds 0", "seeds is 0, but must be at least 1"),
         ("train qmix spread --seeds two", "must be a whole number"),
+        ("train qmix spread --steps inf", "steps is 'inf', but must be a whole number"),
+        ("train qmix grid --env.placement foo", "must be groups of numbers, such as [[0,0],[4,4]]"),
+        ("train qmix grid --env.placement 0,0,4,4", "must be groups of numbers, such as [[0,0],[4,4]]"),
         ("train qmix spread --learning-rate -1", "must be at least 0.0"),
         ("train qmix spread --env.agents 99", "must be from 1 to 32"),
         (
@@ -119,6 +122,18 @@ def refused(capsys, *argv, code=2):
 )
 def test_mistakes_are_told_in_one_sentence(capsys, home, argv, message):
     assert message in refused(capsys, *argv.split())
+
+
+def test_steps_without_end_are_refused_from_python_too(home):
+    with pytest.raises(MarletError, match="steps is inf, but must be a whole number"):
+        marlet.train("spread", "qmix", steps=math.inf, out=home)
+
+
+def test_too_little_memory_is_told_in_one_sentence(capsys, home):
+    line = "train qmix spread --batch 1000000000 --steps 10 --quiet"
+    told = refused(capsys, *line.split(), "--out", str(home), code=6)
+    assert "Memory is too small" in told
+    assert "make one of these smaller: envs, length, hidden, memory, batch, capacity; or seeds" in told
 
 
 def test_misfits_name_what_fits(capsys, home):

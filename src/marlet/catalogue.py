@@ -175,7 +175,10 @@ def fitted(owner: str, option: Option, name: str, value: Any) -> Any:
         return _as(kind, value)
     except (TypeError, ValueError):
         expected = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text"}
-        wanted = expected.get(kind, "numbers parted by commas" if "int" in kind or "float" in kind else f"a {kind}")
+        if kind.startswith("tuple[tuple["):
+            wanted = "groups of numbers, such as [[0,0],[4,4]]"
+        else:
+            wanted = expected.get(kind, "numbers parted by commas" if "int" in kind or "float" in kind else f"a {kind}")
         raise MarletError(f"{owner}: {name} is {given!r}, but must be {wanted} ({option.help}).") from None
 
 
@@ -312,7 +315,9 @@ def _as(kind: str, value: Any) -> Any:
         return value
     if kind not in ("int", "float"):
         raise ValueError(kind)
-    if isinstance(value, bool | str) or math.isnan(value) or (kind == "int" and value != int(value)):
+    if isinstance(value, bool | str) or math.isnan(value):
+        raise ValueError(value)
+    if kind == "int" and (math.isinf(value) or value != int(value)):
         raise ValueError(value)
     return int(value) if kind == "int" else float(value)
 

@@ -1,10 +1,14 @@
 """What users call: from names, objects and paths to runs, policies and tables."""
 
+import contextlib
+import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from marlet.algorithms.base import Algorithm
@@ -17,12 +21,15 @@ from marlet.engine.host import HostEnv
 from marlet.engine.host_train import HostTraining
 from marlet.engine.train import Trainer, Training
 from marlet.envs.base import Env
-from marlet.errors import MarletError
+from marlet.errors import MarletError, MemoryFault
 from marlet.runs import evaluate as evaluation
 from marlet.runs import experiment, pictures, report
 from marlet.runs.directory import Run
 from marlet.runs.policy import Policy, from_run
 from marlet.testing import check_env as check_marlet_env
+
+SIZES = ("batch", "capacity", "envs", "length", "hidden", "memory")
+"""Options of algorithms that decide how much memory training takes."""
 
 
 def train(
@@ -67,6 +74,8 @@ def train(
         MarletError: for what cannot be trained, with the cause and the cure, before anything is compiled.
         KeyboardInterrupt: after Ctrl-C, when the checkpoint is safe.
     """
+    if not math.isfinite(steps):
+        raise MarletError(f"steps is {steps}, but must be a whole number (environment steps of each seed).")
     plan = experiment.Plan(
         steps=int(steps),
         seeds=seeds,
@@ -80,8 +89,9 @@ def train(
     env = env_of(env)
     algorithm = make_algorithm(algorithm) if isinstance(algorithm, str) else algorithm
     algorithm = against(algorithm, versus, league)
-    training = training_of(env, algorithm, plan, workers)
-    return pictured(experiment.train(training, plan, env=record_of(env), out=out, name=name, quiet=quiet))
+    with within_memory(algorithm):
+        training = training_of(env, algorithm, plan, workers)
+        return pictured(experiment.train(training, plan, env=record_of(env), out=out, name=name, quiet=quiet))
 
 
 def resume(
@@ -101,8 +111,10 @@ def resume(
     given, begun = json.loads(json.dumps(record_of(world))), run.options["env"]
     if given != begun:
         raise MarletError(f"{run.path} was begun in {begun}, so it cannot go on in {given}.")
-    training = training_of(world, rebuild(run.options["algorithm"]), plan, workers)
-    return pictured(experiment.resume(run, training, plan, quiet=quiet))
+    algorithm = rebuild(run.options["algorithm"])
+    with within_memory(algorithm):
+        training = training_of(world, algorithm, plan, workers)
+        return pictured(experiment.resume(run, training, plan, quiet=quiet))
 
 
 def load(path: str | Path, *, seed: int | None = None) -> Policy:
@@ -254,6 +266,24 @@ def training_of(env: Env | Factory, algorithm: Algorithm, plan: experiment.Plan,
     if isinstance(env, Factory):
         return HostTraining(env, algorithm, seed=plan.seed, seeds=plan.seeds, workers=workers)
     return Training(env, algorithm, seed=plan.seed, seeds=plan.seeds)
+
+
+@contextlib.contextmanager
+def within_memory(algorithm: Algorithm) -> Iterator[None]:
+    """Tell in one sentence that memory was too small, and which options make it enough.
+
+    Raises:
+        MemoryFault: in place of JAX's own error.
+    """
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as cause:
+        if "RESOURCE_EXHAUSTED" not in str(cause):
+            raise
+        sizes = [field.name for field in dataclasses.fields(algorithm) if field.name in SIZES]
+        raise MemoryFault(
+            f"Memory is too small for this training: make one of these smaller: {', '.join(sizes)}; or seeds, or episodes."
+        ) from cause
 
 
 def pictured(run: Run) -> Run:

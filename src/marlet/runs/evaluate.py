@@ -1,11 +1,12 @@
 """How good a policy is: whole episodes, the mean return of each agent, and how sure that is."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from marlet.algorithms.sides import Sides
 from marlet.bridges.resolve import Factory
 from marlet.engine.host import HostEnv
 from marlet.engine.host_train import EVALUATION_COPIES, greedy, judged
@@ -72,21 +73,36 @@ def evaluate(policy: Policy, env: Env | Factory, *, episodes: int = 512, again: 
     algorithm, learned = policy.algorithm, policy.learned
     if isinstance(env, Factory):
         with HostEnv(env, min(EVALUATION_COPIES, episodes)) as host:
-            _check_fit(policy.spec, host.spec, env.name)
+            _check_fit(policy, host.spec, env.name)
             scores, spec = judged(greedy(algorithm), algorithm, learned, host, episodes, seed=seed), host.spec
     else:
-        _check_fit(policy.spec, env.spec, type(env).__name__)
+        _check_fit(policy, env.spec, type(env).__name__)
         spec = env.spec
         scores = judged_alone(env, algorithm, learned, episodes, seed=seed)
     told = (np.asarray(leaf) for leaf in (scores.score, scores.length, scores.solved))
     return Evaluation(spec.names, *told, teams=spec.teams, seed=policy.seed)
 
 
-def _check_fit(learned: Spec, played: Spec, name: str) -> None:
-    for field in ("num_agents", "num_actions", "continuous", "obs_shape"):
-        ours, theirs = getattr(learned, field), getattr(played, field)
+def _check_fit(policy: Policy, played: Spec, name: str) -> None:
+    """Refuse agents that see, do or are other than those that learned; what a policy never looks at may differ."""
+    fields = ["num_agents", "num_actions", "continuous", "obs_shape", "kinds"]
+    if _counts_levels(policy):
+        fields.append("levels")
+    if isinstance(policy.algorithm, Sides):
+        fields.append("teams")
+    for field in fields:
+        ours, theirs = getattr(policy.spec, field), getattr(played, field)
         if ours != theirs:
             raise MarletError(
                 f"This policy was trained with {field} {ours}, but {name} has {theirs}. "
                 "Give that environment the options it was trained with, such as --env.agents."
             )
+
+
+def _counts_levels(policy: Policy) -> bool:
+    """Whether it indexes tables by the levels of what is observed: it then refuses a world that names none."""
+    try:
+        policy.algorithm.check(replace(policy.spec, levels=()))
+    except MarletError:
+        return True
+    return False
