@@ -136,6 +136,29 @@ def test_too_little_memory_is_told_in_one_sentence(capsys, home):
     assert "make one of these smaller: envs, length, hidden, memory, batch, capacity; or seeds" in told
 
 
+@pytest.mark.parametrize(
+    ("line", "messages"),
+    [
+        ("qmix spread --versus runs/nothere", ["There is no run 'runs/nothere' to play against."]),
+        ("qmix spread --versus ipo", ["no algorithm 'ipo'. Did you mean 'ippo'"]),
+        (
+            "qmix spread --versus ippo",
+            ["has 1 team. Leave --versus out, or name an environment of 2 teams: adv", "tag"],
+        ),
+        ("qmix tag", ["qmix learns one value for one team, but this environment has 2 teams. Use iql"]),
+        ("coma reach", ["continuous vectors of size 2. Fit for this environment: ", "mappo"]),
+        (
+            "qmix spread --env.continuous",
+            ["Fit for this environment: ", "mappo", "discrete actions: --no-env.continuous"],
+        ),
+    ],
+)
+def test_misfits_are_told_with_the_cure(capsys, home, line, messages):
+    told = refused(capsys, "train", *line.split(), "--out", str(home))
+    assert all(message in told for message in messages), told
+    assert "variant" not in told
+
+
 def test_misfits_name_what_fits(capsys, home):
     told = refused(capsys, "train", "minimax_q", "spread", "--out", str(home))
     assert "Minimax-Q is for two agents" in told

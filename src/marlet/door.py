@@ -15,7 +15,16 @@ from marlet.algorithms.base import Algorithm
 from marlet.algorithms.sides import Frozen, Sides
 from marlet.algorithms.sides import versus as sides_of
 from marlet.bridges.resolve import Factory
-from marlet.catalogue import algorithms_for, make_algorithm, make_env, rebuild, record_of, with_record
+from marlet.catalogue import (
+    algorithms_for,
+    check_opponent,
+    envs_of_teams,
+    make_algorithm,
+    make_env,
+    rebuild,
+    record_of,
+    with_record,
+)
 from marlet.engine.devices import one_device_per_core
 from marlet.engine.host import HostEnv
 from marlet.engine.host_train import HostTraining
@@ -27,6 +36,7 @@ from marlet.runs import experiment, pictures, report
 from marlet.runs.directory import Run
 from marlet.runs.policy import Policy, from_run
 from marlet.testing import check_env as check_marlet_env
+from marlet.types import Spec
 
 SIZES = ("batch", "capacity", "envs", "length", "hidden", "memory")
 """Options of algorithms that decide how much memory training takes."""
@@ -142,7 +152,8 @@ def frozen(path: str | Path, *, side: int = 0, seed: int | None = None, greedy: 
         if not 0 <= side < len(algorithm.sides):
             raise MarletError(f"{path} has the sides 0 to {len(algorithm.sides) - 1}, but {side} was asked for.")
         algorithm, learned = algorithm.sides[side], learned.sides[side]
-    return Frozen(name=name, algorithm=algorithm, learned=learned, greedy=greedy)
+    world = report.env_of(Run(path))
+    return Frozen(name=name, algorithm=algorithm, learned=learned, greedy=greedy, world=world)
 
 
 def against(
@@ -163,6 +174,7 @@ def against(
     def opponent(one: str | Path | Algorithm, side: int) -> Algorithm:
         if isinstance(one, Algorithm):
             return one
+        check_opponent(str(one))
         return frozen(one, side=side) if Path(one).is_dir() else make_algorithm(str(one))
 
     return sides_of(algorithm, *(opponent(one, k + 1) for k, one in enumerate(others)), league=league)
@@ -261,11 +273,34 @@ def training_of(env: Env | Factory, algorithm: Algorithm, plan: experiment.Plan,
     try:
         algorithm.check(spec)
     except MarletError as misfit:
-        raise MarletError(f"{misfit} Fit for this environment: {', '.join(algorithms_for(spec)) or 'none'}.") from None
+        raise MarletError(f"{misfit} {_cure(env, algorithm, spec)}") from None
     one_device_per_core()
     if isinstance(env, Factory):
         return HostTraining(env, algorithm, seed=plan.seed, seeds=plan.seeds, workers=workers)
     return Training(env, algorithm, seed=plan.seed, seeds=plan.seeds)
+
+
+def _cure(env: Env | Factory, algorithm: Algorithm, spec: Spec) -> str:
+    """What to do where an algorithm does not fit an environment: others that do, or another option."""
+    if isinstance(algorithm, Sides):
+        if len(set(spec.teams)) == len(algorithm.sides):
+            return "Choose another algorithm or run for that side."
+        known = ", ".join(envs_of_teams(len(algorithm.sides))) or "none of Marlet's own"
+        return f"Leave --versus out, or name an environment of {len(algorithm.sides)} teams: {known}."
+    cure = f"Fit for this environment: {', '.join(algorithms_for(spec)) or 'none'}."
+    options = env.options if isinstance(env, Factory) else record_of(env)
+    for name in ("continuous", "continuous_actions"):
+        if options.get(name) is True and _fits(algorithm, dataclasses.replace(spec, continuous=False)):
+            cure += f" Or let it have discrete actions: --no-env.{name}"
+    return cure
+
+
+def _fits(algorithm: Algorithm, spec: Spec) -> bool:
+    try:
+        algorithm.check(spec)
+    except MarletError:
+        return False
+    return True
 
 
 @contextlib.contextmanager

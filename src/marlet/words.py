@@ -13,6 +13,7 @@ from typing import Any
 from marlet.catalogue import (
     algorithm_entry,
     algorithm_names,
+    check_opponent,
     checked,
     env_entry,
     env_names,
@@ -170,8 +171,7 @@ def chosen(
     own = command.checked(given)
     own.pop("options", None)
     for opponent in filter(None, own.get("versus", "").split(",")):
-        if not Path(opponent).is_dir():
-            algorithm_entry(opponent)
+        check_opponent(opponent)
     check_environment(command, env_name, of_env)
     return (name, others), (env_name, of_env), own
 
