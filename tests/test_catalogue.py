@@ -141,6 +141,7 @@ def test_texts_become_values(name, text, value):
     [
         ({"envs": "1.5"}, "envs is '1.5', but must be a whole number"),
         ({"envs": "many"}, "must be a whole number"),
+        ({"envs": "inf"}, "must be a whole number"),
         ({"envs": 0}, "envs is 0, but must be at least 1"),
         ({"envs": True}, "must be a whole number"),
         ({"learning_rate": "nan"}, "must be a number"),

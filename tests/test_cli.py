@@ -6,6 +6,7 @@ import json
 import math
 import os
 import pty
+import shutil
 import signal
 import struct
 import subprocess
@@ -19,8 +20,10 @@ import pytest
 import marlet
 from marlet import catalogue, cli, manual, sources
 from marlet.errors import CheckpointFault, MarletError
+from marlet.runs import checkpoint
 from marlet.runs.directory import Run
-from marlet.runs.progress import ProgressLine, short
+from marlet.runs.policy import best_seed
+from marlet.runs.progress import ProgressLine, evaluation, short
 
 TINY = ["--steps", "60", "--seeds", "2", "--evaluations", "2", "--episodes", "4", "--quiet"]
 
@@ -92,9 +95,18 @@ def refused(capsys, *argv, code=2):
         ("train qmix spread --seed 1 --seed 2", "--seed is given twice"),
         ("train qmix spread --seeds 0", "seeds is 0, but must be at least 1"),
         ("train qmix spread --seeds two", "must be a whole number"),
+        ("train qmix spread --steps inf", "steps is 'inf', but must be a whole number"),
+        ("train qmix grid --env.placement foo", "must be groups of numbers, such as [[0,0],[4,4]]"),
+        ("train qmix grid --env.placement 0,0,4,4", "must be groups of numbers, such as [[0,0],[4,4]]"),
         ("train qmix spread --learning-rate -1", "must be at least 0.0"),
         ("train qmix spread --env.agents 99", "must be from 1 to 32"),
-        ("train --resume runs/x --steps 5", "has no option --steps"),
+        (
+            "train --resume runs/x --steps 5",
+            "goes on as it was begun, so --steps cannot be chosen anew; with --resume only --env",
+        ),
+        ("train --resume runs/x --learning-rate 5", "so --learning-rate cannot be chosen anew"),
+        ("train --resume runs/x --env.size 5", "so --env.size cannot be chosen anew"),
+        ("train --resume runs/x --quite", "Did you mean '--quiet'"),
         ("train qmix --resume runs/x", "cannot be chosen anew"),
         ("train --resume runs/nowhere", "is not a run"),
         ("evaluate", "marlet evaluate RUN"),
@@ -110,6 +122,41 @@ def refused(capsys, *argv, code=2):
 )
 def test_mistakes_are_told_in_one_sentence(capsys, home, argv, message):
     assert message in refused(capsys, *argv.split())
+
+
+def test_steps_without_end_are_refused_from_python_too(home):
+    with pytest.raises(MarletError, match="steps is inf, but must be a whole number"):
+        marlet.train("spread", "qmix", steps=math.inf, out=home)
+
+
+def test_too_little_memory_is_told_in_one_sentence(capsys, home):
+    line = "train qmix spread --batch 1000000000 --steps 10 --quiet"
+    told = refused(capsys, *line.split(), "--out", str(home), code=6)
+    assert "Memory is too small" in told
+    assert "make one of these smaller: envs, length, hidden, memory, batch, capacity; or seeds" in told
+
+
+@pytest.mark.parametrize(
+    ("line", "messages"),
+    [
+        ("qmix spread --versus runs/nothere", ["There is no run 'runs/nothere' to play against."]),
+        ("qmix spread --versus ipo", ["no algorithm 'ipo'. Did you mean 'ippo'"]),
+        (
+            "qmix spread --versus ippo",
+            ["has 1 team. Leave --versus out, or name an environment of 2 teams: adv", "tag"],
+        ),
+        ("qmix tag", ["qmix learns one value for one team, but this environment has 2 teams. Use iql"]),
+        ("coma reach", ["continuous vectors of size 2. Fit for this environment: ", "mappo"]),
+        (
+            "qmix spread --env.continuous",
+            ["Fit for this environment: ", "mappo", "discrete actions: --no-env.continuous"],
+        ),
+    ],
+)
+def test_misfits_are_told_with_the_cure(capsys, home, line, messages):
+    told = refused(capsys, "train", *line.split(), "--out", str(home))
+    assert all(message in told for message in messages), told
+    assert "variant" not in told
 
 
 def test_misfits_name_what_fits(capsys, home):
@@ -229,6 +276,7 @@ def test_training_leaves_a_run_with_pictures(run, capsys):
     found = Run(run)
     assert set(found.metrics()["seed"]) == {0, 1}
     assert found.options["train"]["seeds"] == 2
+    assert found.options["machine"]["random_numbers"] == "marlet.keys, hashed"
     assert (run / "curves.png").stat().st_size > 1000
     assert (run / "tables.png").stat().st_size > 1000
 
@@ -347,10 +395,47 @@ def test_a_name_that_is_taken_is_refused(run, capsys):
 
 
 def test_a_finished_run_can_be_resumed(run, capsys):
-    before = (run / "metrics.csv").read_text()
-    assert cli.main(["train", "--resume", str(run), "--quiet"]) == 0
-    assert (run / "metrics.csv").read_text() == before
-    assert capsys.readouterr().out.strip().endswith("first")
+    files = lambda: {path: path.read_bytes() for path in [run / "metrics.csv", *run.glob("checkpoints/*/*")]}  # noqa: E731
+    before = files()
+    assert cli.main(["train", "--resume", str(run)]) == 0
+    assert files() == before
+    told = capsys.readouterr()
+    assert told.out.strip().endswith("first")
+    assert "already finished" in told.err
+
+
+@pytest.mark.parametrize(("part", "name", "value"), [("train", "steps", 9_000), ("algorithm", "learning_rate", 0.9)])
+def test_a_run_whose_options_were_changed_is_not_resumed(run, tmp_path, capsys, part, name, value):
+    changed = shutil.copytree(run, tmp_path / "changed")
+    options = json.loads((changed / "options.json").read_text())
+    assert name in options[part]
+    options[part][name] = value
+    (changed / "options.json").write_text(json.dumps(options))
+    told = refused(capsys, "train", "--resume", str(changed))
+    assert f"was changed since {checkpoint.saved(changed / 'checkpoints')[-1].name} was saved, in: {part}." in told
+
+
+def test_a_run_without_a_checkpoint_says_that_it_begins_anew(run, tmp_path, capsys):
+    bare = shutil.copytree(run, tmp_path / "bare")
+    shutil.rmtree(bare / "checkpoints")
+    assert cli.main(["train", "--resume", str(bare), "--quiet"]) == 0
+    assert capsys.readouterr().err == f"{bare} has no checkpoint yet: it begins anew.\n"
+
+
+@pytest.mark.parametrize("part", ["algorithm", "env", "train", "spec"])
+def test_a_record_that_lacks_a_part_is_told_in_one_sentence(run, tmp_path, capsys, part):
+    torn = shutil.copytree(run, tmp_path / "torn")
+    options = json.loads((torn / "options.json").read_text())
+    del options[part]
+    (torn / "options.json").write_text(json.dumps(options))
+    for command in ("evaluate", "compare", "watch"):
+        assert f"does not say the run's {part}" in refused(capsys, command, str(torn), code=5)
+
+
+def test_what_was_never_evaluated_is_not_compared(run, tmp_path, capsys):
+    bare = shutil.copytree(run, tmp_path / "bare")
+    (bare / "metrics.csv").unlink()
+    assert "has no evaluations yet" in refused(capsys, "compare", str(bare))
 
 
 def test_evaluating(run, capsys):
@@ -360,6 +445,9 @@ def test_evaluating(run, capsys):
     assert [row.split()[0] for row in rows] == ["agent_0", "agent_1", "mean", "8"]
     assert float(rows[0].split()[1]) in (0.0, 1.0, 7.0, 8.0)  # what can be earned
     assert "8 episodes of 2.0 steps, 100% ended by the world" in rows[-1]
+    assert rows[-1].endswith(f"; played by seed {best_seed(Run(run))}, the best of 2 by its last evaluation")
+    assert cli.main(["evaluate", str(run), "--episodes", "2", "--seed", "1"]) == 0
+    assert capsys.readouterr().out.endswith("; played by seed 1\n")
 
 
 def test_evaluating_elsewhere_needs_agents_that_fit(run, capsys):
@@ -461,8 +549,14 @@ def test_the_progress_line_is_quiet_but_for_the_end(capsys):
     assert capsys.readouterr().err == ""
 
 
+def test_the_progress_line_tells_the_return_of_each_team():
+    duel = [{"return": -7.0, "return_0": 3.0, "return_1": -17.0}, {"return": -8.0, "return_0": 4.0, "return_1": -20.0}]
+    assert evaluation(duel) == "return 0: 3.50 [3.00, 4.00] 1: -18.50 [-20.00, -17.00]"
+    assert evaluation([{"return": 0.0} | {f"return_{k}": k for k in range(9)}]).endswith("3: 3.00 ...")
+
+
 def test_the_rate_leaves_out_what_went_into_compiling(capsys, monkeypatch):
-    clock = iter([0.0, 10.0, 40.0, 41.0, 42.0])  # 30 seconds until the first 40 steps, then 1000 a second and seed
+    clock = iter([0.0, 40.0, 41.0])  # 30 seconds until the first 40 steps, then 1000 a second and seed
     monkeypatch.setattr("marlet.runs.progress.time.monotonic", lambda: next(clock))
     with ProgressLine(1040) as line:
         line.update(0, [{"return": 0.0}] * 2)
@@ -475,8 +569,17 @@ def test_the_progress_line_lives_on_a_terminal(capsys, monkeypatch):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     monkeypatch.setenv("COLUMNS", "120")
     with ProgressLine(100) as line:
-        line.update(50, [{"return": 1.0}])
+        line.update(0, [{"return": 1.0}])
+        assert line._told() == "0/100 steps  compiling  return 1.00"  # the program that trains is not ready yet
+        line.moved(50)
+        assert "compiling" not in line._told()
     assert "50/100 steps" in capsys.readouterr().err
+
+
+def test_the_progress_line_knows_what_was_done_before(capsys):
+    with ProgressLine(100, done=100):
+        pass
+    assert capsys.readouterr().err == "100/100 steps  already finished\n"
 
 
 @pytest.mark.parametrize(

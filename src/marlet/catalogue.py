@@ -10,6 +10,7 @@ import importlib
 import math
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from marlet.errors import MarletError, nearest
@@ -74,6 +75,26 @@ def part_entry(name: str) -> Entry:
 def algorithms_for(spec: "Spec") -> list[str]:
     """The algorithms whose defaults accept an environment of this spec."""
     return [name for name in algorithm_names() if _accepts(make_algorithm(name), spec)]
+
+
+def envs_of_teams(count: int) -> list[str]:
+    """Marlet's own environments that have so many teams by default."""
+    return [name for name in env_names() if len(set(make_env(name).spec.teams)) == count]
+
+
+def check_opponent(name: str) -> None:
+    """Refuse what `--versus` names, if it is neither a directory nor an algorithm.
+
+    Raises:
+        MarletError: with the nearest algorithm's name, or the cure where it looks like a path.
+    """
+    if Path(name).is_dir():
+        return
+    if "/" in name:
+        raise MarletError(
+            f"There is no run '{name}' to play against. Give a directory that `marlet train` printed, or an algorithm's name."
+        )
+    algorithm_entry(name)
 
 
 def is_foreign(env_name: str) -> bool:
@@ -175,7 +196,10 @@ def fitted(owner: str, option: Option, name: str, value: Any) -> Any:
         return _as(kind, value)
     except (TypeError, ValueError):
         expected = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text"}
-        wanted = expected.get(kind, "numbers parted by commas" if "int" in kind or "float" in kind else f"a {kind}")
+        if kind.startswith("tuple[tuple["):
+            wanted = "groups of numbers, such as [[0,0],[4,4]]"
+        else:
+            wanted = expected.get(kind, "numbers parted by commas" if "int" in kind or "float" in kind else f"a {kind}")
         raise MarletError(f"{owner}: {name} is {given!r}, but must be {wanted} ({option.help}).") from None
 
 
@@ -312,7 +336,9 @@ def _as(kind: str, value: Any) -> Any:
         return value
     if kind not in ("int", "float"):
         raise ValueError(kind)
-    if isinstance(value, bool | str) or math.isnan(value) or (kind == "int" and value != int(value)):
+    if isinstance(value, bool | str) or math.isnan(value):
+        raise ValueError(value)
+    if kind == "int" and (math.isinf(value) or value != int(value)):
         raise ValueError(value)
     return int(value) if kind == "int" else float(value)
 

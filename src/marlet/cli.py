@@ -18,6 +18,8 @@ from marlet.words import (
     Given,
     chosen,
     counted,
+    every_option,
+    flag,
     own_and_env,
     printable,
     refuse_strangers,
@@ -32,7 +34,12 @@ def _options(*options: Option) -> dict[str, Option]:
 ENV = Option(
     "env", "str", "''", "another environment (its options: --env.NAME), or the run's own where it is code of yours"
 )
-LEARNER = Option("seed", "int | None", "None", "which learner; the best one, when left out")
+LEARNER = Option(
+    "seed",
+    "int | None",
+    "None",
+    "which learner; the best one (with several teams, by the first's return), when left out",
+)
 
 TRAIN = _options(
     Option("steps", "int", "1_000_000", "environment steps of each seed", low=1),
@@ -122,6 +129,12 @@ def dispatch(argv: list[str]) -> None:
 def train(command: Command, words: list[str], given: Given) -> None:
     """Train an algorithm in an environment: `marlet train qmix spread --seeds 4`."""
     if "resume" in given:
+        settled = sorted(given.keys() & {name for name, _ in every_option([command])} - ALLOWED_WITH_RESUME)
+        if settled:
+            raise MarletError(
+                f"A run goes on as it was begun, so {flag(settled[0])} cannot be chosen anew; with --resume only --env, "
+                "--quiet and --workers apply."
+            )
         refuse_strangers("train --resume", given, ALLOWED_WITH_RESUME)
         if words:
             raise MarletError(f"--resume goes on with a run as it was begun, so '{words[0]}' cannot be chosen anew.")
@@ -140,13 +153,17 @@ def evaluate(command: Command, words: list[str], given: Given) -> None:
     (path,) = counted(command, words, 1)
     own, env = own_and_env(command, given)
     door = prepared()
+    from marlet.runs.directory import Run
     from marlet.runs.report import as_text
 
     found = door.evaluate(path, env(), episodes=own["episodes"], seed=own["seed"], again=own["again"])
     print(as_text(found.rows()))
+    learners = Run(path).options["train"]["seeds"]
+    best = f", the best of {learners} by its last evaluation" + (" of team 0" if len(set(found.teams)) > 1 else "")
     print(
         f"{len(found.returns)} episodes of {found.lengths.mean():.1f} steps, "
-        f"{found.solved.mean():.0%} ended by the world and not by the clock"
+        f"{found.solved.mean():.0%} ended by the world and not by the clock; "
+        f"played by seed {found.seed}{best if own['seed'] is None and learners > 1 else ''}"
     )
 
 

@@ -1,28 +1,45 @@
 """What users call: from names, objects and paths to runs, policies and tables."""
 
+import contextlib
+import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from marlet.algorithms.base import Algorithm
 from marlet.algorithms.sides import Frozen, Sides
 from marlet.algorithms.sides import versus as sides_of
 from marlet.bridges.resolve import Factory
-from marlet.catalogue import algorithms_for, make_algorithm, make_env, rebuild, record_of, with_record
+from marlet.catalogue import (
+    algorithms_for,
+    check_opponent,
+    envs_of_teams,
+    make_algorithm,
+    make_env,
+    rebuild,
+    record_of,
+    with_record,
+)
 from marlet.engine.devices import one_device_per_core
 from marlet.engine.host import HostEnv
 from marlet.engine.host_train import HostTraining
 from marlet.engine.train import Trainer, Training
 from marlet.envs.base import Env
-from marlet.errors import MarletError
+from marlet.errors import MarletError, MemoryFault
 from marlet.runs import evaluate as evaluation
 from marlet.runs import experiment, pictures, report
 from marlet.runs.directory import Run
 from marlet.runs.policy import Policy, from_run
 from marlet.testing import check_env as check_marlet_env
+from marlet.types import Spec
+
+SIZES = ("batch", "capacity", "envs", "length", "hidden", "memory")
+"""Options of algorithms that decide how much memory training takes."""
 
 
 def train(
@@ -67,6 +84,8 @@ def train(
         MarletError: for what cannot be trained, with the cause and the cure, before anything is compiled.
         KeyboardInterrupt: after Ctrl-C, when the checkpoint is safe.
     """
+    if not math.isfinite(steps):
+        raise MarletError(f"steps is {steps}, but must be a whole number (environment steps of each seed).")
     plan = experiment.Plan(
         steps=int(steps),
         seeds=seeds,
@@ -80,8 +99,9 @@ def train(
     env = env_of(env)
     algorithm = make_algorithm(algorithm) if isinstance(algorithm, str) else algorithm
     algorithm = against(algorithm, versus, league)
-    training = training_of(env, algorithm, plan, workers)
-    return pictured(experiment.train(training, plan, env=record_of(env), out=out, name=name, quiet=quiet))
+    with within_memory(algorithm):
+        training = training_of(env, algorithm, plan, workers)
+        return pictured(experiment.train(training, plan, env=record_of(env), out=out, name=name, quiet=quiet))
 
 
 def resume(
@@ -101,12 +121,15 @@ def resume(
     given, begun = json.loads(json.dumps(record_of(world))), run.options["env"]
     if given != begun:
         raise MarletError(f"{run.path} was begun in {begun}, so it cannot go on in {given}.")
-    training = training_of(world, rebuild(run.options["algorithm"]), plan, workers)
-    return pictured(experiment.resume(run, training, plan, quiet=quiet))
+    algorithm = rebuild(run.options["algorithm"])
+    with within_memory(algorithm):
+        training = training_of(world, algorithm, plan, workers)
+        return pictured(experiment.resume(run, training, plan, quiet=quiet))
 
 
 def load(path: str | Path, *, seed: int | None = None) -> Policy:
-    """The policy that a run has learned: of the learner with this seed, or of the best one.
+    """The policy that a run has learned: of the learner with this seed, or of the one whose last evaluation was best. Where
+    there are several teams, the return of team 0 decides.
 
     Raises:
         MarletError: if `path` is no run or has no such seed.
@@ -129,7 +152,8 @@ def frozen(path: str | Path, *, side: int = 0, seed: int | None = None, greedy: 
         if not 0 <= side < len(algorithm.sides):
             raise MarletError(f"{path} has the sides 0 to {len(algorithm.sides) - 1}, but {side} was asked for.")
         algorithm, learned = algorithm.sides[side], learned.sides[side]
-    return Frozen(name=name, algorithm=algorithm, learned=learned, greedy=greedy)
+    world = report.env_of(Run(path))
+    return Frozen(name=name, algorithm=algorithm, learned=learned, greedy=greedy, world=world)
 
 
 def against(
@@ -150,6 +174,7 @@ def against(
     def opponent(one: str | Path | Algorithm, side: int) -> Algorithm:
         if isinstance(one, Algorithm):
             return one
+        check_opponent(str(one))
         return frozen(one, side=side) if Path(one).is_dir() else make_algorithm(str(one))
 
     return sides_of(algorithm, *(opponent(one, k + 1) for k, one in enumerate(others)), league=league)
@@ -174,7 +199,8 @@ def evaluate(
 
 
 def compare(paths: Sequence[str | Path], out: str | Path | None = None) -> list[dict[str, Any]]:
-    """A row for each run; with `out`, also `curves.png`, `table.csv` and `table.md` in that directory.
+    """A row for each run, and where it has several teams for each of them; with `out`, also `curves.png`, `table.csv` and
+    `table.md` in that directory.
 
     Raises:
         MarletError: if a path is no run or has no evaluations yet.
@@ -247,11 +273,52 @@ def training_of(env: Env | Factory, algorithm: Algorithm, plan: experiment.Plan,
     try:
         algorithm.check(spec)
     except MarletError as misfit:
-        raise MarletError(f"{misfit} Fit for this environment: {', '.join(algorithms_for(spec)) or 'none'}.") from None
+        raise MarletError(f"{misfit} {_cure(env, algorithm, spec)}") from None
     one_device_per_core()
     if isinstance(env, Factory):
         return HostTraining(env, algorithm, seed=plan.seed, seeds=plan.seeds, workers=workers)
     return Training(env, algorithm, seed=plan.seed, seeds=plan.seeds)
+
+
+def _cure(env: Env | Factory, algorithm: Algorithm, spec: Spec) -> str:
+    """What to do where an algorithm does not fit an environment: others that do, or another option."""
+    if isinstance(algorithm, Sides):
+        if len(set(spec.teams)) == len(algorithm.sides):
+            return "Choose another algorithm or run for that side."
+        known = ", ".join(envs_of_teams(len(algorithm.sides))) or "none of Marlet's own"
+        return f"Leave --versus out, or name an environment of {len(algorithm.sides)} teams: {known}."
+    cure = f"Fit for this environment: {', '.join(algorithms_for(spec)) or 'none'}."
+    options = env.options if isinstance(env, Factory) else record_of(env)
+    for name in ("continuous", "continuous_actions"):
+        if options.get(name) is True and _fits(algorithm, dataclasses.replace(spec, continuous=False)):
+            cure += f" Or let it have discrete actions: --no-env.{name}"
+    return cure
+
+
+def _fits(algorithm: Algorithm, spec: Spec) -> bool:
+    try:
+        algorithm.check(spec)
+    except MarletError:
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def within_memory(algorithm: Algorithm) -> Iterator[None]:
+    """Tell in one sentence that memory was too small, and which options make it enough.
+
+    Raises:
+        MemoryFault: in place of JAX's own error.
+    """
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as cause:
+        if "RESOURCE_EXHAUSTED" not in str(cause):
+            raise
+        sizes = [field.name for field in dataclasses.fields(algorithm) if field.name in SIZES]
+        raise MemoryFault(
+            f"Memory is too small for this training: make one of these smaller: {', '.join(sizes)}; or seeds, or episodes."
+        ) from cause
 
 
 def pictured(run: Run) -> Run:

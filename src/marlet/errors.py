@@ -35,6 +35,12 @@ class StorageFault(MarletError):
     exit_code = 6
 
 
+class MemoryFault(MarletError):
+    """Memory was too small."""
+
+    exit_code = 6
+
+
 def nearest(given: str, known: Iterable[str]) -> str:
     """The end of an error sentence that names the real thing: ` Did you mean 'qmix'?`, or the whole list.
 

@@ -19,6 +19,8 @@ from marlet.types import Key
 # Each use of a key has constants of its own, so that bits, children and folded keys never meet.
 CHILD, FOLDED, SEEDED = (0x3C6EF372, 0xBB67AE85), (0xA54FF53A, 0x510E527F), (0x9B05688C, 0x1F83D9AB)
 LONG = (0x5BE0CD19, 0x6A09E667)
+NAME = "hashed"
+"""What runs note as the kind of their random numbers."""
 
 
 def new_key(seed: int | UInt32[Array, ""]) -> Key:
@@ -75,5 +77,5 @@ def _count(shape: tuple[int, ...]) -> UInt32[Array, "*shape"]:
 
 
 HASHED = jax.extend.random.define_prng_impl(
-    key_shape=(2,), seed=_seed, split=_split, random_bits=_random_bits, fold_in=_fold_in, name="hashed", tag="hsh"
+    key_shape=(2,), seed=_seed, split=_split, random_bits=_random_bits, fold_in=_fold_in, name=NAME, tag="hsh"
 )

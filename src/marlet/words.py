@@ -13,6 +13,7 @@ from typing import Any
 from marlet.catalogue import (
     algorithm_entry,
     algorithm_names,
+    check_opponent,
     checked,
     env_entry,
     env_names,
@@ -98,12 +99,15 @@ def split(tokens: Iterable[str], commands: Iterable[Command]) -> tuple[list[str]
 
 def switches(commands: Iterable[Command]) -> set[str]:
     """The options that are said or not said, and take no value."""
+    return {"debug"} | {name for name, option in every_option(commands) if option.type == "bool"}
+
+
+def every_option(commands: Iterable[Command]) -> list[tuple[str, Option]]:
+    """All options there are: of these commands, of each algorithm and of each environment of Marlet's own."""
     tables = [("", command.options) for command in commands]
     tables += [("", settings(algorithm_entry(name), {})) for name in algorithm_names()]
     tables += [("env.", settings(env_entry(name), {})) for name in env_names()]
-    return {"debug"} | {
-        prefix + name for prefix, table in tables for name, option in table.items() if option.type == "bool"
-    }
+    return [(prefix + name, option) for prefix, table in tables for name, option in table.items()]
 
 
 def counted(command: Command, words: list[str], count: int) -> list[str]:
@@ -167,8 +171,7 @@ def chosen(
     own = command.checked(given)
     own.pop("options", None)
     for opponent in filter(None, own.get("versus", "").split(",")):
-        if not Path(opponent).is_dir():
-            algorithm_entry(opponent)
+        check_opponent(opponent)
     check_environment(command, env_name, of_env)
     return (name, others), (env_name, of_env), own
 

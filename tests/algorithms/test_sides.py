@@ -197,7 +197,7 @@ def test_every_team_has_its_own_column_of_returns(run):
 
 def test_what_does_not_fit_is_refused_with_the_cure(run):
     one_team = Matrix().spec
-    with pytest.raises(MarletError, match=r"2 sides, but this environment has 1 team"):
+    with pytest.raises(MarletError, match=r"2 sides, but this environment has 1 team\."):
         versus(ia2c(), random()).check(one_team)
     with pytest.raises(MarletError, match="even number of envs"):
         versus(ia2c(envs=5), random(), league="past").check(PENNIES.spec)
@@ -207,4 +207,7 @@ def test_what_does_not_fit_is_refused_with_the_cure(run):
         marlet.frozen(run.path, side=2)
     foreign = Frozen(name="other", algorithm=ia2c(**TINY), learned=marlet.frozen(run.path).learned)
     with pytest.raises(MarletError, match="saw or did other things"):
-        foreign.init(spec_of(Matrix(game="rock_paper_scissors").spec, (0,)), key=jax.random.key(0))
+        foreign.check(spec_of(Matrix(game="rock_paper_scissors").spec, (0,)))
+    foreign.check(spec_of(PENNIES.spec, (0,)))
+    with pytest.raises(MarletError, match=r"first was learned in Matrix, by agents that saw or did other things"):
+        marlet.train("tag", "mappo", versus=marlet.frozen(run.path), steps=10)

@@ -216,8 +216,9 @@ def test_a_missing_file_is_seen(folder):
 
 def test_nothing_sound_is_told_with_every_reason(folder):
     (folder / "0000000001" / checkpoint.ARRAYS).write_bytes(b"")
-    with pytest.raises(CheckpointFault, match=r"holds no sound checkpoint.*should have"):
+    with pytest.raises(CheckpointFault, match=r"holds no sound checkpoint.*anew.*should have") as told:
         checkpoint.newest(folder)
+    assert "earlier" not in str(told.value)  # there is none
 
 
 # Misfits

@@ -11,6 +11,7 @@ from PIL import Image
 from marlet.errors import MarletError, StorageFault
 from marlet.runs import pictures, report
 from marlet.runs.directory import MetricsFile, Run
+from marlet.runs.policy import best_seed
 
 HOSTILE = [
     "$\\frac{$",
@@ -27,7 +28,7 @@ def a_run(folder, name="one", algorithm="qmix", env=None, returns=((-9, -8, -6),
     path = folder / name
     path.mkdir()
     env = env or {"type": "Spread", "agents": 3}
-    options = {"format": 1, "env": env, "algorithm": {"type": "QLearning", "name": algorithm}}
+    options = {"format": 1, "env": env, "algorithm": {"type": "QLearning", "name": algorithm}, "train": {}, "spec": {}}
     (path / "options.json").write_text(json.dumps(options))
     rows = [
         {"steps": 100.0 * point, "seed": float(seed), "seconds": seconds, "return": float(score), "loss": np.nan}
@@ -48,6 +49,46 @@ def test_the_table_says_what_the_runs_reached(tmp_path):
     assert np.isnan(second["low"])
 
 
+def contest(folder, name="duel", seeds=((1.0, 9.0), (5.0, 2.0))):
+    """A run of two teams, whose mean says nothing: the final returns of team 0 and of team 1, seed by seed."""
+    run = a_run(folder, name, returns=[[0.0]] * len(seeds))
+    (run.path / "metrics.csv").unlink()
+    rows = [
+        {
+            "steps": steps,
+            "seed": float(s),
+            "seconds": 1.0,
+            "return": np.mean(both),
+            "return_0": both[0],
+            "return_1": both[1],
+        }
+        for steps in (0.0, 100.0)
+        for s, both in enumerate(seeds)
+    ]
+    MetricsFile(run.path / "metrics.csv").append(rows)
+    return run
+
+
+def test_teams_are_never_averaged(tmp_path):
+    run = contest(tmp_path)
+    assert [(row["team"], row["return"]) for row in report.table([run])] == [("0", 3.0), ("1", 5.5)]
+    assert "team" not in report.table([a_run(tmp_path)])[0]
+    other = contest(tmp_path, "other", ((7.0, 0.0), (6.0, 1.0)))
+    assert report.improvements([run, other]) == [
+        "qmix (other) beats qmix (duel) as team 0 with probability 1.00 [1.00, 1.00]",
+        "qmix (other) beats qmix (duel) as team 1 with probability 0.00 [0.00, 0.00]",
+    ]
+    mixed = report.table([run, a_run(tmp_path, "alone")])
+    assert [row["team"] for row in mixed] == ["0", "1", ""]
+    one, two = (pixels(pictures.curves(runs, tmp_path / "out.png")) for runs in ([a_run(tmp_path, "single")], [run]))
+    assert two.shape[1] > 1.4 * one.shape[1]  # a panel for each team
+
+
+def test_the_best_learner_of_several_teams_is_the_first_teams(tmp_path):
+    assert best_seed(contest(tmp_path)) == 1  # by the mean of both teams it would be seed 0
+    assert best_seed(a_run(tmp_path)) == 1
+
+
 def test_only_evaluations_that_all_seeds_reached_count(tmp_path):
     run = a_run(tmp_path)
     with open(run.path / "metrics.csv", "a") as file:
@@ -60,6 +101,11 @@ def test_a_run_without_evaluations_is_refused(tmp_path):
     (run.path / "metrics.csv").write_text("steps,seed,seconds,return,loss\n")
     with pytest.raises(MarletError, match="no evaluations yet"):
         report.table([run])
+    (run.path / "metrics.csv").unlink()
+    with pytest.raises(MarletError, match="no evaluations yet"):
+        report.table([run])
+    with pytest.raises(MarletError, match="say which one by --seed"):
+        best_seed(run)
 
 
 def test_equal_names_are_told_apart_and_tasks_by_what_differs(tmp_path):

@@ -274,7 +274,9 @@ def test_resuming_falls_back_to_a_sound_checkpoint_and_says_so(tmp_path, capsys)
         file.write("3000,0,1.5,7.2")  # torn
     assert len(Run(path).metrics()["steps"]) == len(Run(other).metrics()["steps"])
     marlet.resume(path, quiet=True)
-    assert f"{newest} is damaged" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert f"{newest} is damaged" in told
+    assert "saved earlier" in told
     assert checkpoint.saved(path / "checkpoints")[-1].name == newest.name + "+"
     for folder in checkpoint.saved(path / "checkpoints")[:-1]:
         assert folder.name <= newest.name

@@ -12,13 +12,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from marlet.algorithms.sides import versus
+from marlet.algorithms.tabular import tabular_iql
 from marlet.algorithms.values import iql
 from marlet.bridges.resolve import resolve
+from marlet.envs.grid import Grid
 from marlet.envs.matrix import Matrix
 from marlet.envs.spread import Spread
 from marlet.errors import MarletError, StorageFault
 from marlet.runs import watch
-from marlet.runs.evaluate import Evaluation, evaluate
+from marlet.runs.evaluate import Evaluation, _check_fit, evaluate
 from marlet.runs.policy import Policy
 
 
@@ -129,6 +132,26 @@ def test_intervals_are_students():
     assert first["high"] - 3 == pytest.approx(4.302653 * 2 / 3**0.5)  # t of two degrees of freedom
     assert second["low"] == second["high"] == 2.0
     assert np.isnan(Evaluation(("a",), np.ones((1, 1)), np.ones(1), np.ones(1, bool)).rows()[0]["low"])
+
+
+def test_a_mean_is_of_one_team():
+    of = lambda *teams: Evaluation(("a", "b", "c"), np.ones((2, 3)), np.ones(2), np.ones(2, bool), teams)  # noqa: E731
+    told = lambda found: [row["agent"] for row in found.rows()]  # noqa: E731
+    assert told(of(0, 0, 0)) == ["a", "b", "c", "mean"]
+    assert told(of(0, 1, 1)) == ["a", "b", "c", "mean of team 1"]
+    assert told(of(0, 1, 2)) == ["a", "b", "c"]
+
+
+def test_tables_are_refused_where_observations_are_counted_otherwise():
+    small, large, paid = Grid(), Grid(size=8), Grid(shared=True)
+    table, deep = tabular_iql(), iql(hidden=(4,), capacity=1, envs=1, length=1)
+    of = lambda algorithm: Policy(algorithm, algorithm.init(small.spec, key=jax.random.key(0)), small.spec)  # noqa: E731
+    with pytest.raises(MarletError, match=r"levels \(5, 5\), but Grid has \(8, 8\)"):
+        evaluate(of(table), large, episodes=2)
+    _check_fit(of(table), paid.spec, "Grid")  # who is paid with whom is nothing that a table looks at
+    _check_fit(of(deep), large.spec, "Grid")  # numbers are numbers to a network
+    with pytest.raises(MarletError, match=r"teams \(0, 1\), but Grid has \(0, 0\)"):
+        evaluate(of(versus(table, table)), paid, episodes=2)
 
 
 def test_what_does_not_fit_or_cannot_be_drawn_is_refused(spread, tmp_path, monkeypatch):

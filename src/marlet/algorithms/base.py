@@ -60,15 +60,15 @@ class Algorithm(ABC):
 
 
 def needs_choices(name: str, spec: Spec) -> None:
-    """Refuse continuous actions.
+    """Refuse continuous actions. Which algorithms would fit, and whether the environment has another kind, is told at the door.
 
     Raises:
-        MarletError: naming the algorithm and the cure.
+        MarletError: naming the algorithm and the size.
     """
     if spec.continuous:
         raise MarletError(
             f"{name} chooses among discrete actions, but this environment's actions are continuous vectors of size "
-            f"{spec.num_actions}. Use the environment's discrete variant."
+            f"{spec.num_actions}."
         )
 
 

@@ -108,7 +108,7 @@ class ActorCritic(Algorithm):
 
     def check(self, spec: Spec) -> None:
         if self.mixer.joins:
-            needs_one_team(type(self.mixer).__name__, spec, cure="Use maddpg, whose agents keep their own aims.")
+            needs_one_team(self.name or type(self).__name__, spec, cure="Use maddpg, whose agents keep their own aims.")
 
     def init(self, spec: Spec, *, key: Key) -> Learned:
         actor_key, mixer_key, *critic_keys = jax.random.split(key, 2 + self.critics)

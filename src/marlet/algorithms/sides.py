@@ -48,26 +48,34 @@ class Frozen(Algorithm):
     algorithm: Algorithm = option(Chance(), "what it was learned by")
     learned: Any = option(None, "what was learned; kept in checkpoints, not in the record", recorded=False)
     greedy: bool = option(False, "take its best action always, instead of acting as it did while it learned")
+    world: str = option("", "the environment it was learned in, for what is told", recorded=False)
 
     def __hash__(self) -> int:
         return hash((type(self), self.name, self.algorithm, self.greedy, id(self.learned)))
 
     def check(self, spec: Spec) -> None:
-        self.algorithm.check(spec)
+        fits = True
+        try:
+            self.algorithm.check(spec)
+            if self.learned is not None:
+                begun = jax.eval_shape(lambda key: self.algorithm.init(spec, key=key), jax.random.key(0))
+                shapes = lambda tree: [np.shape(leaf) for leaf in jax.tree.leaves(tree)]  # noqa: E731
+                fits = shapes(self.learned) == shapes(begun)
+        except MarletError:
+            fits = False
+        if not fits:
+            where = f"in {self.world}, " if self.world else ""
+            raise MarletError(
+                f"The frozen policy {self.name} was learned {where}by agents that saw or did other things than this side's. "
+                "Freeze a run of the same environment with the same options."
+            )
 
     def init(self, spec: Spec, *, key: Key) -> Learned:
         """What was learned; when a run is resumed, the checkpoint fills in what it was."""
         begun = self.algorithm.init(spec, key=key)
         if self.learned is None:
             return begun
-        leaves, shape = jax.tree.flatten(begun)
-        given = jax.tree.leaves(self.learned)
-        if [np.shape(leaf) for leaf in given] != [leaf.shape for leaf in leaves]:
-            raise MarletError(
-                f"The frozen policy {self.name} was learned by agents that saw or did other things than this side's. "
-                "Freeze a run of the same environment with the same options."
-            )
-        return shape.unflatten(map(jnp.asarray, given))
+        return jax.tree.unflatten(jax.tree.structure(begun), map(jnp.asarray, jax.tree.leaves(self.learned)))
 
     def blank(self, learned: Learned, batch: int) -> Memory:
         return self.algorithm.blank(learned, batch)
@@ -104,8 +112,8 @@ class Sides(Algorithm):
         teams = sorted(set(spec.teams))
         if len(teams) != len(self.sides):
             raise MarletError(
-                f"There are algorithms for {len(self.sides)} sides, but this environment has {len(teams)} team(s). "
-                "Give one for each team, in their order."
+                f"There are algorithms for {len(self.sides)} sides, but this environment has {len(teams)} "
+                f"team{'s' if len(teams) > 1 else ''}."
             )
         if self.league != "latest" and (len(teams) != 2 or self.envs % 2):
             raise MarletError(

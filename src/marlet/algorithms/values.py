@@ -80,9 +80,10 @@ class QLearning(Algorithm):
     epsilon_steps: int = option(100_000, "environment steps over which that chance falls", low=0)
 
     def check(self, spec: Spec) -> None:
-        needs_choices("Q-learning", spec)
+        name = self.name or "Q-learning"
+        needs_choices(name, spec)
         if self.mixer.joins:
-            needs_one_team(type(self.mixer).__name__, spec, cure="Use iql, which gives each agent a value of its own.")
+            needs_one_team(name, spec, cure="Use iql, which gives each agent a value of its own.")
 
     def init(self, spec: Spec, *, key: Key) -> Learned:
         team_key, mixer_key = jax.random.split(key)

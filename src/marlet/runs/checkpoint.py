@@ -1,9 +1,9 @@
 """Checkpoints: all arrays of a run in one safetensors file, with a manifest that says what must be found in it.
 
 A checkpoint is a directory that appears whole or not at all: it is written under a temporary name, every file and the
-directory are flushed to the disk, and only then is it renamed, to a name that was never used before. Older ones are
-removed after that. Loading verifies sizes and SHA-256, the manifest's own included, before a byte is used, and never
-runs code: there is no pickle anywhere.
+directory are flushed to the disk, and only then is it renamed, to a name that was never used before: its iteration, with a
+"+" behind where that was saved before. Older ones are removed after that. Loading verifies sizes and SHA-256, the
+manifest's own included, before a byte is used, and never runs code: there is no pickle anywhere.
 """
 
 import errno
@@ -111,19 +111,17 @@ def read(path: Path) -> Checkpoint:
     if version != FORMAT:
         raise CheckpointFault(f"{path} has checkpoint format {version}, but this Marlet reads format {FORMAT}.")
     if not whole:
-        raise CheckpointFault(
-            f"{path} is damaged: the checksum of {MANIFEST} does not match. Use an earlier checkpoint."
-        )
+        raise CheckpointFault(f"{path} is damaged: the checksum of {MANIFEST} does not match.")
     file = path / ARRAYS
     if not file.is_file() or file.stat().st_size != size:
-        raise CheckpointFault(f"{path} is damaged: {ARRAYS} should have {size} bytes. Use an earlier checkpoint.")
+        raise CheckpointFault(f"{path} is damaged: {ARRAYS} should have {size} bytes.")
     payload = file.read_bytes()
     if hashlib.sha256(payload).hexdigest() != digest:
-        raise CheckpointFault(f"{path} is damaged: the checksum of {ARRAYS} does not match. Use an earlier checkpoint.")
+        raise CheckpointFault(f"{path} is damaged: the checksum of {ARRAYS} does not match.")
     try:
         return Checkpoint(path, notes, load(payload))
     except (SafetensorError, ValueError, KeyError, TypeError) as cause:
-        raise CheckpointFault(f"{path} is damaged: {ARRAYS} cannot be read. Use an earlier checkpoint.") from cause
+        raise CheckpointFault(f"{path} is damaged: {ARRAYS} cannot be read.") from cause
 
 
 def newest(folder: Path) -> tuple[Checkpoint, list[str]]:
@@ -138,7 +136,9 @@ def newest(folder: Path) -> tuple[Checkpoint, list[str]]:
             return read(path), passed
         except CheckpointFault as fault:
             passed.append(str(fault))
-    raise CheckpointFault(" ".join([f"{folder} holds no sound checkpoint.", *passed]))
+    raise CheckpointFault(
+        " ".join([f"{folder} holds no sound checkpoint, so the run has to be trained anew.", *passed])
+    )
 
 
 def fit(arrays: dict[str, np.ndarray], shapes: PyTree, *, where: Path) -> PyTree[np.ndarray]:

@@ -10,6 +10,7 @@ events/          for TensorBoard, where asked for
 
 import csv
 import fcntl
+import hashlib
 import io
 import json
 import os
@@ -19,15 +20,19 @@ import secrets
 import socket
 import sys
 import time
+from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from marlet import keys
 from marlet.errors import CheckpointFault, MarletError, StorageFault
 
 NAME = re.compile(r"[A-Za-z0-9._-]{1,128}")
+DECIDED = ("algorithm", "env", "train", "spec")
+"""What options.json says of a run: each an object."""
 RECORDED = ("marlet", "jax", "jaxlib", "numpy", "equinox", "optax", "safetensors", "pettingzoo")
 
 
@@ -40,6 +45,9 @@ class Run:
             self.options: dict[str, Any] = json.loads((self.path / "options.json").read_text())
             if not isinstance(self.options, dict) or self.options["format"] != 1:
                 raise ValueError("another format")
+            for name in DECIDED:
+                if not isinstance(self.options.get(name), dict):
+                    raise ValueError(f"it does not say the run's {name}")
         except FileNotFoundError as cause:
             raise MarletError(
                 f"{self.path} is not a run: it has no options.json. Give the directory that `marlet train` printed."
@@ -57,13 +65,27 @@ class Run:
         """The folder of the checkpoints."""
         return self.path / "checkpoints"
 
+    def digests(self) -> dict[str, str]:
+        """A hash of each part of what was decided, so that a change of it is seen."""
+        text = {name: json.dumps(self.options[name], sort_keys=True) for name in DECIDED}
+        return {name: hashlib.sha256(told.encode()).hexdigest() for name, told in text.items()}
+
     def metrics(self) -> dict[str, np.ndarray]:
-        """The columns of metrics.csv. A last line that was torn by a crash is left out."""
+        """The columns of metrics.csv, none before the first evaluation. A last line that was torn by a crash is left out."""
+        if not (self.path / "metrics.csv").exists():
+            return {}
         lines = (self.path / "metrics.csv").read_text().split("\n")[:-1]
         header, *rows = list(csv.reader(lines)) or [[]]
         rows = [row for row in rows if len(row) == len(header)]
         number = lambda text: float(text) if text else float("nan")  # noqa: E731
         return {name: np.array([number(row[k]) for row in rows]) for k, name in enumerate(header)}
+
+
+def returns_in(columns: Iterable[str]) -> dict[str, str]:
+    """Which columns of metrics.csv hold the returns that say how good a learner is, by the team they are of: `return_0`,
+    `return_1`, ... where there are several teams, whose mean says nothing; otherwise `return`, of the team ""."""
+    teams = {name.removeprefix("return_"): name for name in columns if re.fullmatch(r"return_\d+", name)}
+    return teams or {"": "return"}
 
 
 class MetricsFile:
@@ -167,7 +189,7 @@ def _circumstances() -> dict[str, Any]:
         "machine": {
             "processor": platform.machine(),
             "devices": [str(device.device_kind) for device in jax.devices()],
-            "random_numbers": str(jax.random.key_impl(jax.random.key(0))),
+            "random_numbers": f"marlet.keys, {keys.NAME}",
             "xla_flags": os.environ.get("XLA_FLAGS", ""),
         },
         "command": sys.argv,

@@ -1,11 +1,12 @@
 """How good a policy is: whole episodes, the mean return of each agent, and how sure that is."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from marlet.algorithms.sides import Sides
 from marlet.bridges.resolve import Factory
 from marlet.engine.host import HostEnv
 from marlet.engine.host_train import EVALUATION_COPIES, greedy, judged
@@ -29,12 +30,22 @@ class Evaluation:
     lengths: Int[np.ndarray, " episodes"]
     solved: Bool[np.ndarray, " episodes"]
     """Whether the world ended it, rather than the clock."""
+    teams: tuple[int, ...] = ()
+    """The team of each agent; all are of one, when left out."""
+    seed: int = 0
+    """Of the learner that played."""
 
     def rows(self) -> list[dict[str, Any]]:
-        """A row for each agent and one for their mean: return and its 95 % interval (Student's t over episodes)."""
-        columns = dict(zip(self.names, self.returns.T, strict=True)) | {"mean": self.returns.mean(-1)}
+        """A row for each agent and one for their mean: return and its 95 % interval (Student's t over episodes). Where there
+        are several teams, one for the mean of each that has several agents, and none across teams."""
+        columns = list(zip(self.names, self.returns.T, strict=True))
+        teams = np.array(self.teams or (0,) * len(self.names))
+        several = len(set(self.teams)) > 1
+        for team in sorted(set(teams)):
+            if not several or np.sum(teams == team) > 1:
+                columns.append((f"mean of team {team}" if several else "mean", self.returns[:, teams == team].mean(-1)))
         rows = []
-        for name, scores in columns.items():
+        for name, scores in columns:
             mean, half = float(scores.mean()), half_width(scores)
             rows.append({"agent": name, "return": mean, "low": mean - half, "high": mean + half})
         return rows
@@ -62,20 +73,36 @@ def evaluate(policy: Policy, env: Env | Factory, *, episodes: int = 512, again: 
     algorithm, learned = policy.algorithm, policy.learned
     if isinstance(env, Factory):
         with HostEnv(env, min(EVALUATION_COPIES, episodes)) as host:
-            _check_fit(policy.spec, host.spec, env.name)
-            scores, names = judged(greedy(algorithm), algorithm, learned, host, episodes, seed=seed), host.spec.names
+            _check_fit(policy, host.spec, env.name)
+            scores, spec = judged(greedy(algorithm), algorithm, learned, host, episodes, seed=seed), host.spec
     else:
-        _check_fit(policy.spec, env.spec, type(env).__name__)
-        names = env.spec.names
+        _check_fit(policy, env.spec, type(env).__name__)
+        spec = env.spec
         scores = judged_alone(env, algorithm, learned, episodes, seed=seed)
-    return Evaluation(names, np.asarray(scores.score), np.asarray(scores.length), np.asarray(scores.solved))
+    told = (np.asarray(leaf) for leaf in (scores.score, scores.length, scores.solved))
+    return Evaluation(spec.names, *told, teams=spec.teams, seed=policy.seed)
 
 
-def _check_fit(learned: Spec, played: Spec, name: str) -> None:
-    for field in ("num_agents", "num_actions", "continuous", "obs_shape"):
-        ours, theirs = getattr(learned, field), getattr(played, field)
+def _check_fit(policy: Policy, played: Spec, name: str) -> None:
+    """Refuse agents that see, do or are other than those that learned; what a policy never looks at may differ."""
+    fields = ["num_agents", "num_actions", "continuous", "obs_shape", "kinds"]
+    if _counts_levels(policy):
+        fields.append("levels")
+    if isinstance(policy.algorithm, Sides):
+        fields.append("teams")
+    for field in fields:
+        ours, theirs = getattr(policy.spec, field), getattr(played, field)
         if ours != theirs:
             raise MarletError(
                 f"This policy was trained with {field} {ours}, but {name} has {theirs}. "
                 "Give that environment the options it was trained with, such as --env.agents."
             )
+
+
+def _counts_levels(policy: Policy) -> bool:
+    """Whether it indexes tables by the levels of what is observed: it then refuses a world that names none."""
+    try:
+        policy.algorithm.check(replace(policy.spec, levels=()))
+    except MarletError:
+        return True
+    return False

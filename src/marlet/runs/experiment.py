@@ -93,6 +93,7 @@ def resume(run: Run, training: Trainer, plan: Plan, *, quiet: bool = False) -> R
     """Go on from the newest sound checkpoint, or from the beginning if there is none yet.
 
     Raises:
+        MarletError: if options.json was changed since the checkpoint was saved.
         CheckpointFault: if every checkpoint is damaged, or does not fit this algorithm and environment.
     """
     with contextlib.closing(training), Lock(run.path):
@@ -100,13 +101,15 @@ def resume(run: Run, training: Trainer, plan: Plan, *, quiet: bool = False) -> R
         if checkpoint.saved(run.checkpoints):
             found, passed = checkpoint.newest(run.checkpoints)
             for sentence in passed:
-                print(sentence, file=sys.stderr)
+                print(f"{sentence} Going on from {found.path.name}, saved earlier.", file=sys.stderr)
+            _check_unchanged(run, found)
             if not found.notes.keys() >= {"metrics", "seconds", "row"}:
                 raise CheckpointFault(f"{found.path} was not saved by a run: it does not say how far the metrics went.")
             training.restore(checkpoint.fit(found.arrays, training.saved_shapes, where=found.path))
             metrics.cut(found.notes["metrics"])
             seconds, row = found.notes["seconds"], found.notes["row"]
         else:
+            print(f"{run.path} has no checkpoint yet: it begins anew.", file=sys.stderr)
             training.start()
             metrics.cut(0)
             seconds, row = 0.0, -1
@@ -124,7 +127,8 @@ class _Loop:
         self.marks = sorted({round(mark) for mark in marks})
         self.begun = time.monotonic() - seconds
         self.saved = time.monotonic()
-        self.line = ProgressLine(self.total * training.steps_per_iteration, quiet=quiet)
+        done = training.iteration * training.steps_per_iteration
+        self.line = ProgressLine(self.total * training.steps_per_iteration, done=done, quiet=quiet)
         self.events = _events(run.path) if plan.tensorboard else None
         self.chunk = 1
         self.failed_saves = 0
@@ -132,8 +136,9 @@ class _Loop:
         """Iteration of the last row in metrics.csv; -1 before the first."""
 
     def go(self) -> Run:
-        """Train to the end."""
+        """Train to the end; what is finished already is left as it is."""
         training = self.training
+        finished = min(training.iteration, self.row) >= self.total
         with _Signals(self.line.live) as signals, self.line:
             for mark in self.marks:
                 while training.iteration < mark:
@@ -145,7 +150,8 @@ class _Loop:
                         self._try_save()
                 if mark > self.row:
                     self._row()
-            self._save()
+            if not finished:
+                self._save()
         if self.events:
             self.events.close()
         return self.run
@@ -205,6 +211,7 @@ class _Loop:
             "metrics": self.metrics.length,
             "row": self.row,
             "seconds": time.monotonic() - self.begun,
+            "options": self.run.digests(),
         }
         label = f"{self.training.iteration:010d}"
         checkpoint.write(self.run.checkpoints, label, self.training.snapshot(), notes)
@@ -255,6 +262,17 @@ def summary(scores: Scores, teams: tuple[int, ...]) -> dict[str, float]:
         "solved": float(scores.solved.mean()),
         **{f"return_{team}": float(scores.score[:, np.array(teams) == team].mean()) for team in apart},
     }
+
+
+def _check_unchanged(run: Run, found: checkpoint.Checkpoint) -> None:
+    """Refuse to go on with other options than the checkpoint was saved with. Early checkpoints do not say theirs."""
+    theirs = found.notes.get("options", {})
+    changed = [name for name, digest in run.digests().items() if theirs.get(name, digest) != digest]
+    if changed:
+        raise MarletError(
+            f"{run.path / 'options.json'} was changed since {found.path.name} was saved, in: {', '.join(changed)}. A run goes "
+            "on as it was begun: put the file back, or begin a new run with other options."
+        )
 
 
 def _check_space(training: Trainer, out: Path) -> None:

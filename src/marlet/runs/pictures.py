@@ -13,7 +13,7 @@ import numpy as np
 from marlet.equations.statistics import interval, median
 from marlet.errors import MarletError, StorageFault
 from marlet.runs.directory import Run
-from marlet.runs.report import Curve, labels, plain, tasks
+from marlet.runs.report import Curve, curves_of, labels, plain, tasks
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -52,7 +52,7 @@ def ready(out: Path) -> None:
 
 
 def curves(runs: Sequence[Run], out: Path) -> Path:
-    """Draw the learning curves of `runs` into the PNG `out`, a panel for each environment.
+    """Draw the learning curves of `runs` into the PNG `out`, a panel for each environment and each of its teams.
 
     A line is the median over seeds of the greedy return per agent; the band around it is the 95 % bootstrap interval
     over seeds, left out where there is one seed.
@@ -61,15 +61,16 @@ def curves(runs: Sequence[Run], out: Path) -> Path:
         MarletError: if a run has no evaluations yet.
         StorageFault: if `out` cannot be written.
     """
-    found = [Curve(run) for run in runs]
     names, places = labels(runs), tasks(runs)
-    panels = list(dict.fromkeys(places))
+    panels: dict[tuple[str, str], list[tuple[int, Curve]]] = {}
+    for k, run in enumerate(runs):
+        for curve in curves_of(run):
+            panels.setdefault((places[k], curve.team), []).append((k, curve))
     figure, axes = _figure(len(panels))
-    for panel, ax in zip(panels, axes, strict=True):
-        for k, curve in enumerate(found):
-            if places[k] == panel:
-                _draw(ax, curve, names[k], COLOURS[k % len(COLOURS)])
-        _dress(ax, plain(panel))
+    for ((place, team), drawn), ax in zip(panels.items(), axes, strict=True):
+        for k, curve in drawn:
+            _draw(ax, curve, names[k], COLOURS[k % len(COLOURS)])
+        _dress(ax, plain(f"{place}, team {team}" if team else place))
     _save(figure, out)
     return out
 

@@ -11,7 +11,7 @@ import numpy as np
 from marlet.algorithms.base import Algorithm, Learned
 from marlet.errors import MarletError
 from marlet.runs import checkpoint
-from marlet.runs.directory import Run
+from marlet.runs.directory import Run, returns_in
 from marlet.types import Key, Spec, Step
 
 
@@ -95,7 +95,8 @@ def _act(algorithm: Algorithm, spec: Spec, greedy: bool, learned: Learned, memor
 
 
 def from_run(run: Run, algorithm: Algorithm, *, seed: int | None = None, greedy: bool = True) -> Policy:
-    """The policy of a run's newest checkpoint: of the seed given, or of the one whose last evaluation was best.
+    """The policy of a run's newest checkpoint: of the seed given, or of the one whose last evaluation was best
+    (by the return of team 0, where there are several teams).
 
     Raises:
         CheckpointFault: if no checkpoint is sound, or they were saved by another algorithm.
@@ -117,7 +118,13 @@ def from_run(run: Run, algorithm: Algorithm, *, seed: int | None = None, greedy:
 
 
 def best_seed(run: Run) -> int:
-    """The seed whose last evaluation had the highest return."""
+    """The seed whose last evaluation had the highest return: that of the first team, number 0, where there are several.
+
+    Raises:
+        MarletError: if the run has no evaluations.
+    """
     metrics = run.metrics()
+    if not metrics or not metrics["steps"].size:
+        raise MarletError(f"{run.path} has no evaluations that tell its best learner: say which one by --seed.")
     last = metrics["steps"] == metrics["steps"].max()
-    return int(metrics["seed"][last][np.nanargmax(metrics["return"][last])])
+    return int(metrics["seed"][last][np.nanargmax(metrics[next(iter(returns_in(metrics).values()))][last])])

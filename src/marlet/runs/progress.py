@@ -8,6 +8,10 @@ from types import TracebackType
 import numpy as np
 
 from marlet.equations.statistics import interval, median
+from marlet.runs.directory import returns_in
+
+SHOWN_TEAMS = 4
+"""Teams whose returns the line has room for."""
 
 
 class ProgressLine:
@@ -17,13 +21,13 @@ class ProgressLine:
     with `quiet` nothing at all.
     """
 
-    def __init__(self, total: int, *, quiet: bool = False):
-        """`total` is the environment steps that each seed will have taken in the end."""
-        self.total, self.quiet = total, quiet
+    def __init__(self, total: int, *, done: int = 0, quiet: bool = False):
+        """`total` is the environment steps that each seed will have taken in the end, `done` those it has already taken."""
+        self.total, self.done, self.quiet = total, done, quiet
         self.live = not quiet and sys.stderr.isatty()
         self._begun = time.monotonic()
         self._from = 0
-        self._steps = 0
+        self._steps = done
         self._seeds = 1
         self._latest = ""
         self._bar = None
@@ -32,14 +36,17 @@ class ProgressLine:
         """Each seed has taken this many steps."""
         if not self._from:  # until something was trained, the time went into compiling
             self._from, self._begun = steps, time.monotonic()
-        self._steps = steps
-        if self._bar is not None:
-            self._bar.update(self._task, completed=steps, told=self._told())
+        self._show(steps)
 
     def update(self, steps: int, rows: list[dict[str, float]]) -> None:
         """Show an evaluation: one row a seed, as they are written to metrics.csv."""
         self._seeds, self._latest = len(rows), evaluation(rows)
-        self.moved(steps)
+        self._show(steps)
+
+    def _show(self, steps: int) -> None:
+        self._steps = steps
+        if self._bar is not None:
+            self._bar.update(self._task, completed=steps, told=self._told())
 
     def __enter__(self) -> "ProgressLine":
         if self.live:
@@ -53,7 +60,7 @@ class ProgressLine:
                 console=Console(stderr=True),
                 refresh_per_second=4,
             )
-            self._task = self._bar.add_task("", total=self.total, told="compiling")
+            self._task = self._bar.add_task("", total=self.total, completed=self.done, told=self._told())
             self._bar.start()
         return self
 
@@ -67,7 +74,12 @@ class ProgressLine:
 
     def _told(self) -> str:
         done = f"{short(self._steps)}/{short(self.total)} steps"
-        return "  ".join(part for part in (done, self._rate(), self._latest) if part)
+        return "  ".join(part for part in (done, self._state(), self._latest) if part)
+
+    def _state(self) -> str:
+        if self.done >= self.total:
+            return "already finished"
+        return "compiling" if self.live and not self._from else self._rate()
 
     def _rate(self) -> str:
         """Environment steps a second, of all seeds together, since this process had compiled and begun to train."""
@@ -77,12 +89,17 @@ class ProgressLine:
 
 
 def evaluation(rows: list[dict[str, float]]) -> str:
-    """`return -7.51 [-7.80, -7.42]  loss 0.0123`: medians over seeds, and the interval where there are several."""
-    returns = np.array([row["return"] for row in rows])
-    low, high = interval(returns, resamples=1000)
-    text = f"return {median(returns):.2f}"
-    if not math.isnan(low):
-        text += f" [{low:.2f}, {high:.2f}]"
+    """`return -7.51 [-7.80, -7.42]  loss 0.0123`: medians over seeds, and the interval where there are several; with several
+    teams `return 0: 3.10 1: -17.40`, the return of each."""
+    columns = returns_in(rows[0])
+    text = "return"
+    for team, column in list(columns.items())[:SHOWN_TEAMS]:
+        returns = np.array([row[column] for row in rows])
+        low, high = interval(returns, resamples=1000)
+        text += f"{f' {team}:' if team else ''} {median(returns):.2f}"
+        if not math.isnan(low):
+            text += f" [{low:.2f}, {high:.2f}]"
+    text += " ..." if len(columns) > SHOWN_TEAMS else ""
     losses = np.array([row["loss"] for row in rows if "loss" in row and not math.isnan(row["loss"])])
     return text + (f"  loss {median(losses):.3g}" if losses.size else "")
 

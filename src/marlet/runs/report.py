@@ -16,22 +16,21 @@ from jaxtyping import Float
 
 from marlet.equations.statistics import improvement_interval, interval, median, probability_of_improvement
 from marlet.errors import MarletError
-from marlet.runs.directory import Run
+from marlet.runs.directory import Run, returns_in
 
 
 class Curve:
-    """The greedy return of each seed at each evaluation that all seeds have reached."""
+    """The greedy return of each seed at each evaluation that all seeds have reached: of one team where there are several."""
 
-    def __init__(self, run: Run):
-        metrics = run.metrics()
-        if not metrics or not metrics["steps"].size:
-            raise MarletError(f"{run.path} has no evaluations yet: nothing to draw.")
+    def __init__(self, metrics: dict[str, np.ndarray], team: str):
+        self.team = team
+        """Its number, or "" where there is one team only."""
         seeds = np.unique(metrics["seed"])
         of_seed = [metrics["seed"] == seed for seed in seeds]
-        shared = [steps for steps in np.unique(metrics["steps"]) if np.sum(metrics["steps"] == steps) == len(seeds)]
-        self.steps = np.array(shared)
+        self.steps = np.array(_reached(metrics))
         at = [own & np.isin(metrics["steps"], self.steps) for own in of_seed]
-        self.returns: Float[np.ndarray, "points seeds"] = np.stack([metrics["return"][own] for own in at], axis=-1)
+        returns = metrics[returns_in(metrics)[team]]
+        self.returns: Float[np.ndarray, "points seeds"] = np.stack([returns[own] for own in at], axis=-1)
         self.seconds = float(metrics["seconds"].max())
 
     @property
@@ -40,15 +39,35 @@ class Curve:
         return self.returns[-1]
 
 
+def curves_of(run: Run) -> list[Curve]:
+    """A run's curve; where it has several teams, one for each: a mean over teams would say nothing of either.
+
+    Raises:
+        MarletError: if the run has no evaluations yet.
+    """
+    metrics = run.metrics()
+    if not metrics or not _reached(metrics):
+        raise MarletError(f"{run.path} has no evaluations yet: train it on, marlet train --resume {run.path}")
+    return [Curve(metrics, team) for team in returns_in(metrics)]
+
+
+def _reached(metrics: dict[str, np.ndarray]) -> list[float]:
+    """The steps of the evaluations that all seeds have reached."""
+    seeds = np.unique(metrics["seed"])
+    return [steps for steps in np.unique(metrics["steps"]) if np.sum(metrics["steps"] == steps) == len(seeds)]
+
+
 def table(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """A row for each run: the final greedy return per agent (median over seeds, 95 % interval), steps, time and rate.
+    """A row for each run, and where it has several teams for each team: the final greedy return per agent (median over
+    seeds, 95 % interval), steps, time and rate. There is a column `team` where any run has several.
 
     Raises:
         MarletError: if a run has no evaluations yet.
     """
     rows = []
-    for run, task in zip(runs, tasks(runs), strict=True):
-        curve = Curve(run)
+    found = [(run, task, curve) for run, task in zip(runs, tasks(runs), strict=True) for curve in curves_of(run)]
+    several = any(curve.team for *_, curve in found)
+    for run, task, curve in found:
         low, high = interval(curve.final)
         steps, seeds = curve.steps[-1], curve.final.size
         rows.append(
@@ -56,6 +75,7 @@ def table(runs: Sequence[Run]) -> list[dict[str, Any]]:
                 "run": run.name,
                 "algorithm": algorithm_of(run),
                 "environment": task,
+                **({"team": curve.team} if several else {}),
                 "seeds": seeds,
                 "return": float(median(curve.final)),
                 "low": float(low),
@@ -69,16 +89,21 @@ def table(runs: Sequence[Run]) -> list[dict[str, Any]]:
 
 
 def improvements(runs: Sequence[Run]) -> list[str]:
-    """For each later run of the first one's environment: how probably a seed of it beats a seed of the first."""
+    """For each later run of the first one's environment: how probably a seed of it beats a seed of the first; where there
+    are several teams, by the returns of each."""
     names, places = labels(runs), tasks(runs)
-    ours = Curve(runs[0]).final
+    first = {curve.team: curve.final for curve in curves_of(runs[0])}
     told = []
     for run, name, place in list(zip(runs, names, places, strict=True))[1:]:
-        theirs = Curve(run).final
-        if place == places[0] and min(ours.size, theirs.size) > 1:
-            chance = probability_of_improvement(theirs, ours)
-            low, high = improvement_interval(theirs, ours)
-            told.append(f"{plain(name)} beats {plain(names[0])} with probability {chance:.2f} [{low:.2f}, {high:.2f}]")
+        for curve in curves_of(run) if place == places[0] else []:
+            ours, theirs = first.get(curve.team, np.zeros(0)), curve.final
+            if min(ours.size, theirs.size) > 1:
+                chance = probability_of_improvement(theirs, ours)
+                low, high = improvement_interval(theirs, ours)
+                side = f" as team {curve.team}" if curve.team else ""
+                told.append(
+                    f"{plain(name)} beats {plain(names[0])}{side} with probability {chance:.2f} [{low:.2f}, {high:.2f}]"
+                )
     return told
 
 
