@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from marlet.algorithms.base import Algorithm, needs_one_team
 from marlet.equations.distributions import draw_choice, log_chances, straight_through
-from marlet.equations.schedules import linear
+from marlet.equations.schedules import counted, linear
 from marlet.options import changed, option
 from marlet.parts.descent import mean_of, optimiser
 from marlet.parts.experience import Experience, at_cuts, following
@@ -159,7 +159,7 @@ class ActorCritic(Algorithm):
 
     def update(self, learned: Learned, rollout: Rollout, *, key: Key) -> tuple[Learned, Metrics]:
         replay = learned.replay.add(rollout, learned.spec)
-        steps = learned.steps + rollout.steps
+        steps = counted(learned.steps, rollout.steps)
 
         def improve(parts: Learned):
             keys = jax.random.split(key, self.updates)

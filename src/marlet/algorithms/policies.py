@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from marlet.algorithms.base import Algorithm, needs_one_team
 from marlet.equations.returns import continues, lambda_returns
-from marlet.equations.schedules import linear
+from marlet.equations.schedules import counted, linear
 from marlet.errors import MarletError
 from marlet.options import changed, option
 from marlet.parts.descent import Loss, States, Teams, as_single_steps, descend, mean_of, rested, standardised
@@ -181,7 +181,7 @@ class PolicyGradient(Algorithm):
         return (actor_memory, critic_memory), action, {"log_prob": log_prob}
 
     def update(self, learned: Learned, rollout: Rollout, *, key: Key) -> tuple[Learned, Metrics]:
-        learned = replace(learned, steps=learned.steps + rollout.steps)
+        learned = replace(learned, steps=counted(learned.steps, rollout.steps))
         learned, lessons, metrics = self._lessons(learned, rollout)
         if self.sequential:
             critic_key, actor_key = jax.random.split(key)

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int, PyTree
 from marlet.algorithms.base import Algorithm, needs_choices, needs_one_team
 from marlet.equations.choices import chosen, epsilon_greedy, masked
 from marlet.equations.returns import continues, n_step_returns
-from marlet.equations.schedules import linear
+from marlet.equations.schedules import counted, linear
 from marlet.options import changed, option
 from marlet.parts.experience import Experience, at_cuts, following
 from marlet.parts.mixers import Apart, Mixer, Monotonic, Sum
@@ -122,7 +122,7 @@ class QLearning(Algorithm):
 
     def update(self, learned: Learned, rollout: Rollout, *, key: Key) -> tuple[Learned, Metrics]:
         replay = learned.replay.add(rollout, learned.spec)
-        steps = learned.steps + rollout.steps
+        steps = counted(learned.steps, rollout.steps)
         learning_rate = linear(steps, self.learning_rate, self.learning_rate_end, self.learning_rate_steps)
         parts = (learned.online, learned.target, learned.optimiser, learned.updates)
 
