@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from functools import partial
 
 import equinox as eqx
@@ -18,8 +19,9 @@ from marlet.algorithms.sides import Frozen, Sides, bare, members_of, spec_of, st
 from marlet.algorithms.values import iql
 from marlet.catalogue import rebuild
 from marlet.engine.rollout import Tally, opening, rollout
+from marlet.engine.train import Training
 from marlet.envs.matrix import Matrix
-from marlet.errors import MarletError
+from marlet.errors import CheckpointFault, MarletError
 from marlet.options import describe, option
 from marlet.types import Spec
 
@@ -183,6 +185,26 @@ def test_a_frozen_side_stays_what_it_was_and_its_weights_are_not_in_the_record(r
     before = checkpoint_bytes(second)
     marlet.resume(second.path, quiet=True)  # a finished run, read back without the first one's weights
     assert checkpoint_bytes(second) == before
+
+
+def test_a_run_that_is_killed_at_once_goes_on_against_the_same_policy(run, tmp_path, monkeypatch):
+    opponent = marlet.frozen(run.path, side=0)
+    both = versus(ia2c(envs=4, length=1, **TINY), opponent)
+
+    def killed(*_):
+        raise InterruptedError
+
+    options = {"steps": 200, "evaluations": 1, "episodes": 4, "out": tmp_path, "name": "killed", "quiet": True}
+    with monkeypatch.context() as patched:
+        patched.setattr(Training, "advance", killed)
+        with pytest.raises(InterruptedError):
+            marlet.train(PENNIES, both, **options)
+    marlet.resume(tmp_path / "killed", quiet=True)
+    assert eqx.tree_equal(marlet.load(tmp_path / "killed").learned.sides[1].actor, opponent.learned.actor)
+
+    shutil.rmtree(tmp_path / "killed" / "checkpoints")
+    with pytest.raises(CheckpointFault, match="stopped before its first checkpoint"):
+        marlet.resume(tmp_path / "killed", quiet=True)
 
 
 def checkpoint_bytes(run):

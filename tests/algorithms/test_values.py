@@ -242,7 +242,7 @@ def test_everything_is_trained_and_targets_follow(make):
     parts = (learned.online, learned.target, learned.optimiser, learned.updates)
     played = imagined(spec, 4, 2, ends=0.3, key=jax.random.key(1))
     replay = jax.jit(partial(learned.replay.add, spec=spec))(played)
-    improve = jax.jit(lambda parts, key: algorithm._improve(parts, replay, jnp.float32(0.01), None, key=key)[0])
+    improve = jax.jit(lambda parts, key: algorithm._improve(parts, replay, jnp.float32(0.01), spec, None, key=key)[0])
     once = improve(parts, jax.random.key(2))
     assert min(moved(once[0], learned.online)) > 0
     assert same(once[1], learned.target)  # every second update only

@@ -32,3 +32,5 @@ def test_a_schedule_falls_and_then_stays():
     fall = [float(linear(jnp.array(count), 1.0, 0.1, 9)) for count in (0, 1, 9, 100)]
     np.testing.assert_allclose(fall, [1.0, 0.9, 0.1, 0.1], rtol=1e-6)
     assert float(linear(jnp.array(0), 1.0, 0.1, 0)) == pytest.approx(0.1)
+    assert float(linear(jnp.array(10**9), 1.0, 0.1, 3e9)) == pytest.approx(0.7)
+    assert float(linear(jnp.array(10**9), 1.0, 0.1, 3 * 10**9)) == pytest.approx(0.7)

@@ -25,7 +25,7 @@ def test_pop_art_of_the_worked_example():
     team = Team((0,), 1, (1,), 0, 1, key=jax.random.key(0))
     last = lambda team: (team.copies.last.weight, team.copies.last.bias)  # noqa: E731
     team = eqx.tree_at(last, team, (jnp.full((1, 1, 1), 2.0), jnp.full((1, 1), 1.0)))
-    of = lambda mean, std: Statistics(jnp.ones(1), jnp.array([mean]), jnp.array([std**2 + mean**2]))  # noqa: E731
+    of = lambda mean, std: Statistics(jnp.ones(1), jnp.array([mean]), jnp.array([std**2]))  # noqa: E731
     weight, bias = last(preserved(team, of(3.0, 2.0), of(5.0, 4.0)))
     assert float(weight[0, 0, 0]) == pytest.approx(1.0)
     assert float(bias[0, 0]) == pytest.approx(0.0, abs=1e-6)
@@ -69,9 +69,29 @@ def test_statistics_are_of_each_copys_own_returns_that_count():
     assert float(later.mean[1]) == pytest.approx(expected, rel=1e-4)
 
 
+@pytest.mark.parametrize("mean", [0.0, -2e3, -2e4, 3e5])
+def test_the_spread_of_returns_far_from_zero_is_found(mean):
+    """Means that rise by a spread a rollout, of which ten are seen: weights .02 (.98)^k, made to sum to 1."""
+    team, normaliser = critic(), PopArt()
+    statistics, values, weights = normaliser.init(team), [], []
+    update = jax.jit(normaliser.update)
+    for k in range(10):
+        returns = mean + k + jax.random.normal(jax.random.key(k), (40, 8, 3))
+        statistics, team = update(statistics, team, returns, jnp.ones((40, 8, 3), bool))
+        weights = [0.98 * weight for weight in weights] + [0.02]
+        values.append(np.asarray(returns, np.float64)[..., 0])
+    weights = np.array(weights) / sum(weights)
+    expected = weights @ [value.mean() for value in values]
+    spread = np.sqrt(weights @ [((value - expected) ** 2).mean() for value in values])
+    assert spread > 2
+    np.testing.assert_allclose(statistics.mean[0], expected, rtol=1e-6, atol=1e-5)
+    np.testing.assert_allclose(statistics.std[0], spread, rtol=1e-2)
+    np.testing.assert_allclose(statistics.weight, 1 - 0.98**10, rtol=1e-5)
+
+
 def test_units_there_and_back():
     team, normaliser = critic(), PopArt()
-    statistics = Statistics(jnp.ones(2), jnp.array([1.0, -4.0]), jnp.array([5.0, 25.0]))
+    statistics = Statistics(jnp.ones(2), jnp.array([1.0, -4.0]), jnp.array([4.0, 9.0]))
     value = jnp.array([[3.0, 2.0, 8.0]])
     np.testing.assert_allclose(normaliser.normalised(statistics, team, value), [[1.0, 2.0, 4.0]], rtol=1e-5)
     back = normaliser.real(statistics, team, normaliser.normalised(statistics, team, value))

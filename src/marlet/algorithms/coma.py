@@ -12,7 +12,7 @@ from marlet.algorithms.base import Algorithm, needs_choices, needs_one_team
 from marlet.equations.choices import chosen
 from marlet.equations.distributions import choice_entropy, draw_choice, log_chances
 from marlet.equations.returns import continues, lambda_returns
-from marlet.equations.schedules import linear
+from marlet.equations.schedules import counted, linear
 from marlet.options import changed, option
 from marlet.parts.descent import as_single_steps, descend, mean_of, rested, standardised
 from marlet.parts.nets import Team, soft_update, uses_of
@@ -133,8 +133,7 @@ class CounterfactualActors(Algorithm):
     def update(self, learned: Learned, rollout: Rollout, *, key: Key) -> tuple[Learned, Metrics]:
         draw_key, critic_key, actor_key = jax.random.split(key, 3)
         t = rollout.transitions
-        steps, batch = t.first.shape
-        done = learned.steps + steps * batch
+        done = counted(learned.steps, rollout.steps)
         learning_rate = linear(done, self.learning_rate, self.learning_rate_end, self.learning_rate_steps)
         memories, logits = learned.actor.unroll(rollout.memory, t.now.obs, t.first)
 

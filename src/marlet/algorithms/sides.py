@@ -220,6 +220,13 @@ class Sides(Algorithm):
         return tuple(replace(side, envs=envs, length=self.length) for side in self.sides)
 
 
+def lacking(algorithm: Algorithm) -> bool:
+    """Whether something frozen is told of that only a checkpoint holds."""
+    if isinstance(algorithm, Sides):
+        return any(map(lacking, algorithm.sides))
+    return isinstance(algorithm, Frozen) and algorithm.learned is None
+
+
 def members_of(spec: Spec) -> list[tuple[int, ...]]:
     """The agents of each team, in the order of the teams."""
     return [tuple(i for i, team in enumerate(spec.teams) if team == one) for one in sorted(set(spec.teams))]

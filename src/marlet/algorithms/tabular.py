@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from marlet.algorithms.base import Algorithm, needs_choices
 from marlet.equations.choices import chosen
-from marlet.equations.schedules import linear
+from marlet.equations.schedules import counted, linear
 from marlet.errors import MarletError
 from marlet.options import changed, option
 from marlet.parts.nets import uses_of
@@ -133,7 +133,7 @@ class TabularQ(Tabular):
         learned = replace(
             learned,
             values=improve(values.ravel(), cell.ravel(), error.ravel(), rate.ravel()).reshape(values.shape),
-            steps=learned.steps + t.first.size,
+            steps=counted(learned.steps, t.first.size),
         )
         return learned, live_means(t.now.alive, value=value, error=jnp.abs(error))
 

@@ -9,6 +9,7 @@ from jaxtyping import Array, Bool, Float, Int
 from marlet.algorithms.base import needs_one_team
 from marlet.algorithms.tabular import STEADY, Tables, Tabular, live_means, needs_table
 from marlet.equations.choices import chosen
+from marlet.equations.schedules import counted
 from marlet.options import changed
 from marlet.parts.tables import (
     draw,
@@ -84,7 +85,9 @@ class CentralQ(Tabular):
         live = t.now.alive.any(-1)
         cell = before * values.shape[1] + joint
         values = improve(values.ravel(), cell.ravel(), error.ravel(), (self.learning_rate * live).ravel())
-        learned = replace(learned, values=values.reshape(learned.values.shape), steps=learned.steps + t.first.size)
+        learned = replace(
+            learned, values=values.reshape(learned.values.shape), steps=counted(learned.steps, t.first.size)
+        )
         return learned, live_means(live, value=value, error=jnp.abs(error))
 
     def tables(self, learned: Tables) -> Float[Array, "1 entries joint"]:
@@ -146,7 +149,7 @@ class JointActionLearner(Tabular):
         both = t.now.alive[..., :, None] & t.now.alive[..., None, :]
         seen = learned.seen.at[agent[:, None], before[..., None], partner, t.action[..., None, :]].add(both)
         learned = replace(
-            learned, values=values.reshape(learned.values.shape), seen=seen, steps=learned.steps + t.first.size
+            learned, values=values.reshape(learned.values.shape), seen=seen, steps=counted(learned.steps, t.first.size)
         )
         return learned, live_means(t.now.alive, value=value, error=jnp.abs(error))
 

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Int
 from marlet.algorithms.tabular import Tabular, live_means, needs_table
 from marlet.equations.choices import chosen
 from marlet.equations.games import zero_sum
+from marlet.equations.schedules import counted
 from marlet.errors import MarletError
 from marlet.options import changed, option
 from marlet.parts.tables import distinct, draw, entries_of, entry, explored, highest, improve, preferred, restricted
@@ -96,7 +97,7 @@ class PolicyClimbing(Tabular):
             policy=write(learned.policy, policy).reshape(n, entries, a),
             average=write(learned.average, average).reshape(n, entries, a),
             visits=write(learned.visits, total[:, None]).reshape(n, entries),
-            steps=learned.steps + t.first.size,
+            steps=counted(learned.steps, t.first.size),
         )
         return learned, live_means(t.now.alive, value=value, error=jnp.abs(error))
 
@@ -194,7 +195,7 @@ class MinimaxQ(Tabular):
             values=values.reshape(learned.values.shape),
             policy=learned.policy.reshape(-1, a).at[cells].set(policy, mode="drop").reshape(2, entries, a),
             value=learned.value.ravel().at[cells].set(worth, mode="drop").reshape(2, entries),
-            steps=learned.steps + t.first.size,
+            steps=counted(learned.steps, t.first.size),
         )
         return learned, live_means(t.now.alive, value=value, error=jnp.abs(error))
 

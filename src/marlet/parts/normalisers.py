@@ -20,22 +20,19 @@ NARROWEST = 1e-2
 
 
 class Statistics(eqx.Module):
-    """Weighted sums of the returns of each copy of the critic; later ones weigh more."""
+    """Weighted mean and variance of the returns of each copy of the critic; later ones weigh more."""
 
     weight: Float[Array, " copies"]
-    total: Float[Array, " copies"]
-    squares: Float[Array, " copies"]
-
-    @property
-    def mean(self) -> Float[Array, " copies"]:
-        """0 before anything was seen."""
-        return self.total / jnp.maximum(self.weight, 1e-12)
+    """Of all that was seen; it rises from 0 towards 1."""
+    mean: Float[Array, " copies"]
+    """0 before anything was seen."""
+    variance: Float[Array, " copies"]
+    """Kept itself: as the mean square less the squared mean it would drown in rounding where returns are large."""
 
     @property
     def std(self) -> Float[Array, " copies"]:
         """1 before anything was seen."""
-        variance = self.squares / jnp.maximum(self.weight, 1e-12) - self.mean**2
-        return jnp.where(self.weight > 0, jnp.maximum(jnp.sqrt(jnp.maximum(variance, 0.0)), NARROWEST), 1.0)
+        return jnp.where(self.weight > 0, jnp.maximum(jnp.sqrt(self.variance), NARROWEST), 1.0)
 
 
 @dataclass(frozen=True)
@@ -142,17 +139,23 @@ def _taken_in(
     rate: float,
     axis: str | None,
 ) -> Statistics:
-    """Running statistics with those of one rollout; a copy of which nothing counted stays as it is."""
-    mine = jnp.arange(max(critic.uses) + 1)[:, None] == jnp.array(critic.uses)  # copies n
-    per_copy = lambda x: (mine * x.sum((0, 1))).sum(-1)  # noqa: E731
-    weight = counts.astype(returns.dtype)
-    number, total, squares = averaged(
-        (per_copy(weight), per_copy(weight * returns), per_copy(weight * returns**2)), axis
-    )
-    fraction = jnp.where(number > 0, rate, 0.0)
-    shift = lambda old, new: old + fraction * (new / jnp.maximum(number, 1e-12) - old)  # noqa: E731
+    """Running statistics with those of one rollout; a copy of which nothing counted stays as it is.
+
+    Two groups of weights `1 - share` and `share` have together the mean of their variances and the variance of their
+    means (Chan, Golub & LeVeque 1983).
+    """
+    uses = jnp.array(critic.uses)
+    mine = jnp.arange(max(critic.uses) + 1)[:, None] == uses  # copies n
+    per_copy = lambda x: (mine * jnp.where(counts, x, 0.0).sum((0, 1))).sum(-1)  # noqa: E731
+    near = statistics.mean[uses]  # sums of what is small keep their digits
+    number, total = averaged((per_copy(jnp.ones_like(returns)), per_copy(returns - near)), axis)
+    fraction, number = jnp.where(number > 0, rate, 0.0), jnp.maximum(number, 1e-12)
+    step = total / number
+    variance = averaged(per_copy((returns - near - step[uses]) ** 2), axis) / number
+    weight = statistics.weight + fraction * (1 - statistics.weight)
+    share = fraction / jnp.maximum(weight, 1e-12)
     return Statistics(
-        weight=shift(statistics.weight, number),
-        total=shift(statistics.total, total),
-        squares=shift(statistics.squares, squares),
+        weight=weight,
+        mean=statistics.mean + share * step,
+        variance=(1 - share) * statistics.variance + share * variance + share * (1 - share) * step**2,
     )

@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from marlet.algorithms.sides import lacking
 from marlet.engine.devices import bytes_of
 from marlet.engine.evaluate import Scores
 from marlet.engine.train import Trainer
@@ -86,7 +87,9 @@ def train(
         )
         with Lock(run.path):
             training.start()
-            return _Loop(run, training, plan, seconds=0.0, row=-1, quiet=quiet).go()
+            loop = _Loop(run, training, plan, seconds=0.0, row=-1, quiet=quiet)
+            loop.save()  # not all that a run begins with can be made again: frozen policies come from other runs
+            return loop.go()
 
 
 def resume(run: Run, training: Trainer, plan: Plan, *, quiet: bool = False) -> Run:
@@ -94,7 +97,8 @@ def resume(run: Run, training: Trainer, plan: Plan, *, quiet: bool = False) -> R
 
     Raises:
         MarletError: if options.json was changed since the checkpoint was saved.
-        CheckpointFault: if every checkpoint is damaged, or does not fit this algorithm and environment.
+        CheckpointFault: if every checkpoint is damaged, or does not fit this algorithm and environment; or if there is
+            none yet, and the run has frozen policies.
     """
     with contextlib.closing(training), Lock(run.path):
         metrics = MetricsFile(run.path / "metrics.csv")
@@ -108,6 +112,11 @@ def resume(run: Run, training: Trainer, plan: Plan, *, quiet: bool = False) -> R
             training.restore(checkpoint.fit(found.arrays, training.saved_shapes, where=found.path))
             metrics.cut(found.notes["metrics"])
             seconds, row = found.notes["seconds"], found.notes["row"]
+        elif lacking(training.algorithm):
+            raise CheckpointFault(
+                f"{run.path} was stopped before its first checkpoint, which would have held its frozen policies. "
+                "Begin it anew."
+            )
         else:
             print(f"{run.path} has no checkpoint yet: it begins anew.", file=sys.stderr)
             training.start()
@@ -144,14 +153,14 @@ class _Loop:
                 while training.iteration < mark:
                     self._advance(min(self.chunk, mark - training.iteration))
                     if signals.caught:
-                        self._save()
+                        self.save()
                         signals.leave(self.run.path)
                     if time.monotonic() - self.saved > self.plan.save_every:
                         self._try_save()
                 if mark > self.row:
                     self._row()
             if not finished:
-                self._save()
+                self.save()
         if self.events:
             self.events.close()
         return self.run
@@ -197,7 +206,7 @@ class _Loop:
     def _try_save(self) -> None:
         """Save, but let one failure pass: the disk may have room again at the next try."""
         try:
-            self._save()
+            self.save()
             self.failed_saves = 0
         except StorageFault:
             self.saved = time.monotonic()
@@ -205,7 +214,8 @@ class _Loop:
             if self.failed_saves > 1:
                 raise
 
-    def _save(self) -> None:
+    def save(self) -> None:
+        """Write a checkpoint."""
         notes = {
             "iteration": self.training.iteration,
             "metrics": self.metrics.length,
