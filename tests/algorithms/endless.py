@@ -31,6 +31,6 @@ class Endless(Env):
             state=jnp.ones(1),
             reward=jnp.ones(2),
             alive=jnp.broadcast_to(~(ends & self.deadly), (2,)),
-            truncated=ends & (not self.deadly),
+            truncated=ends & jnp.logical_not(self.deadly),
         )
         return state + 1, step

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from endless import Endless
-
 from many_runs import said, train
+
 from marlet.algorithms.coma import Lessons, _actor_loss, coma, counterfactual, seen_by_critic, values_of
 from marlet.engine.rollout import Tally, opening, rollout
 from marlet.equations.distributions import log_chances

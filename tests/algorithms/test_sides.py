@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from many_runs import said
 
 import marlet
-from many_runs import said
 from marlet.algorithms.policies import ia2c
 from marlet.algorithms.scripts import Script, idle, random
 from marlet.algorithms.sides import Frozen, Sides, bare, members_of, spec_of, step_of, versus, with_replay

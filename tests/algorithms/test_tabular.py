@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-
 from many_runs import acted, at, line, played, said, score, train, updated
+
 from marlet.algorithms.tabular import TabularQ, boltzmann, hysteretic, shared_q, tabular_iql
 from marlet.envs.base import Env, make_step
 from marlet.envs.grid import Grid

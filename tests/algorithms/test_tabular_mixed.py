@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-
 from many_runs import acted, line, played, said, train, updated
+
 from marlet.algorithms.tabular import TabularQ
 from marlet.algorithms.tabular_mixed import PolicyClimbing, climbed, minimax_q, phc, wolf_phc
 from marlet.envs.grid import Grid
