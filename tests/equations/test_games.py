@@ -93,6 +93,21 @@ def test_many_games_at_once_are_solved_as_one_by_one():
         np.testing.assert_allclose(strategy, one_strategy, atol=1e-5)
 
 
+@pytest.mark.parametrize("noise", [1e-6, 1e-5, 1e-4])
+def test_games_that_are_almost_degenerate_are_solved_from_both_sides(noise):
+    """Tables that have nearly settled: few different payoffs, and rounding errors on them. What the rows are sure of is all
+    that the columns cannot help giving."""
+    rng = np.random.default_rng(0)
+    many = rng.integers(-2, 3, (4000, 5, 5)) + noise * rng.normal(size=(4000, 5, 5))
+    both = jax.jit(jax.vmap(zero_sum))
+    _, rows = both(jnp.array(many, jnp.float32))
+    _, columns = both(jnp.array(-many.swapaxes(1, 2), jnp.float32))
+    sure = np.einsum("ka,kab->kb", rows, many).min(1)
+    given_up = np.einsum("kb,kab->ka", columns, many).max(1)
+    assert np.isfinite(sure).all()
+    assert (given_up - sure).max() < 0.01
+
+
 def test_nash_conv_of_rock_paper_scissors():
     payoffs = jnp.stack([ROCK_PAPER_SCISSORS, -ROCK_PAPER_SCISSORS])
     even, rock = jnp.full(3, 1 / 3), jnp.array([1.0, 0, 0])

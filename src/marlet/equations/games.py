@@ -4,8 +4,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-# Entries smaller than this are taken for zero: payoffs are scaled to [1, 2] and kept in single precision.
+# Payoffs are scaled to [1, 2] and kept in single precision. Where rows or columns are almost the same, as in tables that
+# have nearly settled, the smallest entries of a tableau are rounding errors, and a pivot on one of them ruins the rest.
+SETTLED = 3e-6
+"""A gain smaller than this is taken for none."""
 NOTHING = 1e-5
+"""An entry smaller than this is no pivot."""
+SLACK = 3e-5
+"""How far a constraint may be overstepped for the sake of a larger pivot (Harris 1973)."""
 
 
 def zero_sum(
@@ -14,11 +20,11 @@ def zero_sum(
     """What the row player can be sure of, and the mixed strategy that makes sure of it.
 
     `payoff[i, j]` is what the row player earns; `rows` and `columns` say which actions are legal (at least one each,
-    all when left out). Exact up to rounding: the linear program of von Neumann, solved by the simplex method with
-    Bland's rule (Bland 1977), which cannot cycle. May be compiled and mapped over many games.
+    all when left out). Exact up to rounding: the linear program of von Neumann, solved by the simplex method. May be
+    compiled and mapped over many games. The value is what the strategy earns against its worst opponent.
 
-    With payoffs shifted to be positive the column player's program is `max sum y, A y <= 1, y >= 0`; the game's value
-    is `1 / sum y` and the row player's strategy is the dual solution times that value.
+    With payoffs shifted to be positive the column player's program is `max sum y, A y <= 1, y >= 0`; the row player's
+    strategy is the dual solution, scaled to probabilities.
     """
     a, b = payoff.shape
     rows = jnp.ones(a, bool) if rows is None else rows
@@ -37,31 +43,35 @@ def zero_sum(
     )
     tableau = _simplex(tableau)
     dual = jnp.clip(tableau[-1, b : b + a], 0)
-    value = 1 / dual.sum()
-    return (value - 1) * scale + low, dual * value
+    strategy = dual / dual.sum()
+    return jnp.where(columns, strategy @ jnp.where(legal, payoff, 0.0), jnp.inf).min(), strategy
 
 
 def _simplex(tableau: Float[Array, "rows columns"]) -> Float[Array, "rows columns"]:
-    """Pivot until no entry of the last row is negative. The slack variables, before the last column, are the first basis."""
-    constraints, width = tableau.shape[0] - 1, tableau.shape[1] - 1
-    basis = jnp.arange(width - constraints, width)
+    """Pivot until no entry of the last row is negative. The slack variables, before the last column, are the first basis.
+
+    The variable that gains most enters. Of the rows that bind it, or would if `SLACK` were taken from them, the one with
+    the largest pivot leaves (the ratio test of Harris 1973, Mathematical Programming 5).
+    """
+    width = tableau.shape[1] - 1
 
     def unfinished(carry):
-        tableau, _, pivots = carry
-        # A safeguard against rounding only: these programs need a few pivots a row.
-        return (tableau[-1, :-1] < -NOTHING).any() & (pivots < 50 * width)
+        tableau, pivots = carry
+        # A safeguard only: these programs need about two pivots a row.
+        return (tableau[-1, :-1] < -SETTLED).any() & (pivots < 20 * width)
 
     def pivot(carry):
-        tableau, basis, pivots = carry
-        entering = jnp.argmax(tableau[-1, :-1] < -NOTHING)
-        column = tableau[:-1, entering]
-        ratio = jnp.where(column > NOTHING, tableau[:-1, -1] / jnp.where(column > NOTHING, column, 1), jnp.inf)
-        leaving = jnp.argmin(jnp.where(ratio <= ratio.min() + NOTHING * 0.1, basis, width))
+        tableau, pivots = carry
+        entering = jnp.argmin(tableau[-1, :-1])
+        column, bound = tableau[:-1, entering], jnp.maximum(tableau[:-1, -1], 0)
+        binds = column > NOTHING
+        farthest = jnp.where(binds, (bound + SLACK) / jnp.where(binds, column, 1), jnp.inf).min()
+        leaving = jnp.argmax(jnp.where(binds & (bound <= farthest * column), column, -jnp.inf))
         row = tableau[leaving] / tableau[leaving, entering]
         tableau = (tableau - tableau[:, entering, None] * row).at[leaving].set(row)
-        return tableau, basis.at[leaving].set(entering), pivots + 1
+        return tableau, pivots + 1
 
-    return jax.lax.while_loop(unfinished, pivot, (tableau, basis, 0))[0]
+    return jax.lax.while_loop(unfinished, pivot, (tableau, 0))[0]
 
 
 def nash_conv(

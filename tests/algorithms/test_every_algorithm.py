@@ -1,0 +1,140 @@
+"""What holds of every algorithm: it learns from any number of unlike agents, the dead teach it nothing, or it refuses."""
+
+import dataclasses
+from functools import partial
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from many_runs import run_once
+from mortal import Mortal
+
+from marlet import catalogue
+from marlet.engine.rollout import Tally, opening, rollout
+from marlet.errors import MarletError
+from marlet.parts.replay import Replay
+from marlet.testing import check_env
+
+T, B = 7, 4
+NAMES = catalogue.algorithm_names()
+TINY = {
+    "envs": B,
+    "length": T,
+    "hidden": (4,),
+    "critic_hidden": (4,),
+    "memory": 3,
+    "warmup": 0,
+    "batch": 4,
+    "capacity": 2 * T * B,
+}
+"""Options of small learners, of which each takes those that it has."""
+TEAMS, VECTORS = Mortal(agents=2, teams=2), Mortal(agents=2, continuous=True)
+DEEP_VALUES = {"iql", "vdn", "qmix"}
+TABULAR = {"boltzmann", "central_q", "hysteretic", "jal", "minimax_q", "phc", "shared_q", "tabular_iql", "wolf_phc"}
+ONE_TEAM = {"central_q", "coma", "facmac", "happo", "qmix", "vdn"}
+REFUSED = {
+    Mortal(agents=2): {"minimax_q"},
+    TEAMS: ONE_TEAM,
+    VECTORS: TABULAR | DEEP_VALUES | {"coma"},
+    Mortal(agents=2, countable=False): TABULAR,
+    Mortal(agents=3, teams=2): ONE_TEAM | {"minimax_q"},
+    Mortal(agents=5): {"minimax_q", "central_q"},  # a table of what all five observe would be too large
+}
+"""The learners that must say no to a world."""
+ONE_OF_EACH = ["boltzmann", "central_q", "coma", "happo", "ippo", "jal", "maddpg", "minimax_q", "qmix", "wolf_phc"]
+"""A learner for each rule that is written down: the others are the same with other options."""
+JOINT = {"central_q", "coma", "jal", "minimax_q"}
+"""They learn what joint actions are worth as long as one agent lives; the actions of the dead stand in those."""
+
+
+def made(name):
+    """A small learner, with a memory where it can have one."""
+    known = catalogue.algorithm_entry(name).options
+    return catalogue.make_algorithm(name, {key: value for key, value in TINY.items() if key in known})
+
+
+def learn(algorithm, env, *, alter=lambda played: played):
+    """A learner and its metrics after a rollout that is altered before it is learned from; and that rollout."""
+    learned = algorithm.init(env.spec, key=jax.random.key(0))
+    world = opening(env, algorithm, learned, B, key=jax.random.key(1))
+    _, _, played = rollout(
+        env, algorithm, learned, world, Tally.empty(B, env.spec.num_agents), T, key=jax.random.key(2)
+    )
+    return *algorithm.update(learned, alter(played), key=jax.random.key(3)), played
+
+
+def numbers(learned):
+    """All that decides what is done next; what a replay keeps of the dead is not read."""
+    parts = jax.tree.leaves(learned, is_leaf=lambda part: isinstance(part, Replay))
+    return [part for part in parts if not isinstance(part, Replay) and jnp.issubdtype(part.dtype, jnp.floating)]
+
+
+@pytest.mark.parametrize("world", [Mortal(agents=2), VECTORS], ids=str)
+def test_the_world_keeps_its_contract_and_has_all_that_is_to_be_tested(world):
+    check_env(world)
+    learner = made("ippo")
+    _, _, played = run_once(partial(learn, learner, world))()
+    t = played.transitions
+    assert t.next.truncated.any()
+    assert (~t.next.alive.any(-1)).any()
+    assert (t.now.alive.any(-1) & ~t.now.alive.all(-1)).any()
+    assert not t.now.available[..., 1, 2][t.now.alive[..., 1]].any()
+
+
+@pytest.mark.parametrize(("name", "n"), [(name, 5) for name in NAMES] + [(name, 1) for name in ONE_OF_EACH])
+def test_any_number_of_unlike_agents_is_learned_from(name, n):
+    """Seven steps of four copies, with deaths one by one and cuts inside; traced, so that no two axes can be mixed up."""
+    env = TEAMS if name == "minimax_q" else Mortal(agents=n)
+    algorithm = made(name)
+    if name in REFUSED.get(env, ()):
+        with pytest.raises(MarletError):
+            algorithm.check(env.spec)
+        return
+    algorithm.check(env.spec)
+    learned, metrics, _ = jax.eval_shape(partial(learn, algorithm, env))
+    before = jax.eval_shape(partial(algorithm.init, env.spec), key=jax.random.key(0))
+    assert jax.tree.structure(learned) == jax.tree.structure(before)
+    for new, old in zip(jax.tree.leaves(learned), jax.tree.leaves(before), strict=True):
+        assert (new.shape, new.dtype) == (old.shape, old.dtype)
+    assert all(value.shape == () for value in metrics.values())
+
+
+@pytest.mark.parametrize("name", ONE_OF_EACH)
+def test_what_the_dead_do_teaches_nothing(name):
+    """Other actions of dead agents and other log-probabilities of them: the same is learned."""
+    algorithm = made(name)
+    env = TEAMS if name == "minimax_q" else Mortal(agents=2)
+
+    def altered(by, living, played):
+        t = played.transitions
+        who = t.now.alive == living
+        action = jnp.where(who, (t.action + by) % jnp.where(living, 2, 3), t.action)
+        extra = jax.tree.map(lambda noted: jnp.where(who, noted + by, noted), t.extra)
+        return dataclasses.replace(played, transitions=dataclasses.replace(t, action=action, extra=extra))
+
+    taught = run_once(lambda by, living: learn(algorithm, env, alter=partial(altered, by, living)))
+    one, metrics, played = taught(0, False)
+    assert not played.transitions.now.alive.all()
+    assert all(np.isfinite(value).all() for value in metrics.values())
+    assert all(np.isfinite(leaf).all() for leaf in numbers(one))
+    assert eqx.tree_equal(numbers(one), numbers(taught(1, False)[0])) or name in JOINT
+    assert not eqx.tree_equal(numbers(one), numbers(taught(1, True)[0]))  # negative control: the living teach
+
+
+def test_there_is_one_of_each():
+    """Those that learn nothing aside, and `happo`, whose agents learn in turns."""
+    kinds = {type(catalogue.make_algorithm(name)) for name in set(NAMES) - {"idle", "random"}}
+    assert {type(catalogue.make_algorithm(name)) for name in ONE_OF_EACH} == kinds
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_does_not_fit_is_refused_in_a_sentence_that_names_the_cure(name):
+    for env, refused in REFUSED.items():
+        algorithm = catalogue.make_algorithm(name)
+        if name not in refused:
+            algorithm.check(env.spec)
+            continue
+        with pytest.raises(MarletError, match=r"\. (Use|Give|Let) .*\.$"):
+            algorithm.check(env.spec)
