@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from marlet.errors import MarletError, nearest
 from marlet.options import changed, check_options, option
@@ -79,7 +79,7 @@ def algorithms_for(spec: "Spec") -> list[str]:
 
 def envs_of_teams(count: int) -> list[str]:
     """Marlet's own environments that have so many teams by default."""
-    return [name for name in env_names() if len(set(make_env(name).spec.teams)) == count]
+    return [name for name in env_names() if len(set(cast("Env", make_env(name)).spec.teams)) == count]
 
 
 def check_opponent(name: str) -> None:

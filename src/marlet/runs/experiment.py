@@ -177,9 +177,10 @@ class _Loop:
         """Evaluate, and append one row a seed."""
         training = self.training
         scores, means = training.evaluate(self.plan.episodes), training.collect()
+        steps = training.iteration * training.steps_per_iteration
         rows = [
             {
-                "steps": training.iteration * training.steps_per_iteration,
+                "steps": steps,
                 "seed": float(training.seeds[s]),
                 "seconds": round(time.monotonic() - self.begun, 3),
                 **summary(jax.tree.map(lambda leaf, s=s: leaf[s], scores), training.spec.teams),
