@@ -123,7 +123,7 @@ def test_advantages_are_real_and_each_agents_own(make, n, sharing):
         learned = algorithm.init(env.spec, key=jax.random.key(0))
         copies = max(learned.critic.uses) + 1
         mean, std = 5.0 + jnp.arange(copies), 4.0 + jnp.arange(copies)
-        learned = dataclasses.replace(learned, statistics=Statistics(jnp.ones(copies), mean, std**2 + mean**2))
+        learned = dataclasses.replace(learned, statistics=Statistics(jnp.ones(copies), mean, std**2))
         played = play(env, algorithm, learned)
         return learned, played.transitions, algorithm._lessons(learned, played)[1].advantage
 

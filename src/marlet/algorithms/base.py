@@ -60,15 +60,15 @@ class Algorithm(ABC):
 
 
 def needs_choices(name: str, spec: Spec) -> None:
-    """Refuse continuous actions. Which algorithms would fit, and whether the environment has another kind, is told at the door.
+    """Refuse continuous actions.
 
     Raises:
-        MarletError: naming the algorithm and the size.
+        MarletError: naming the algorithm, the size and the cure.
     """
     if spec.continuous:
         raise MarletError(
             f"{name} chooses among discrete actions, but this environment's actions are continuous vectors of size "
-            f"{spec.num_actions}."
+            f"{spec.num_actions}. Use an algorithm for continuous actions, such as mappo or maddpg."
         )
 
 
