@@ -146,7 +146,7 @@ def test_too_little_memory_is_told_in_one_sentence(capsys, home):
             ["has 1 team. Leave --versus out, or name an environment of 2 teams: adv", "tag"],
         ),
         ("qmix tag", ["qmix learns one value for one team, but this environment has 2 teams. Use iql"]),
-        ("coma reach", ["continuous vectors of size 2. Fit for this environment: ", "mappo"]),
+        ("coma reach", ["continuous vectors of size 2. Use an algorithm for", "Fit for this environment: ", "mappo"]),
         (
             "qmix spread --env.continuous",
             ["Fit for this environment: ", "mappo", "discrete actions: --no-env.continuous"],
