@@ -245,7 +245,7 @@ def test_everything_is_trained_and_targets_follow(make):
     learned = algorithm.init(spec, key=jax.random.key(0))
     parts = (learned.online, learned.target, learned.optimiser, learned.updates)
     replay = learned.replay.add(imagined(spec, 4, 2, ends=0.3, key=jax.random.key(1)), spec)
-    improve = jax.jit(lambda parts, key: algorithm._improve(parts, replay, jnp.float32(0.01), None, key=key)[0])
+    improve = jax.jit(lambda parts, key: algorithm._improve(parts, replay, jnp.float32(0.01), spec, None, key=key)[0])
     once = improve(parts, jax.random.key(2))
     moved = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), once[0], learned.online)
     assert all(change > 0 for change in jax.tree.leaves(moved))

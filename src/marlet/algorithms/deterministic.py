@@ -1,6 +1,7 @@
 """Off-policy actor-critics: actors follow the gradient that critics of actions give them, as one family."""
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 import equinox as eqx
 import jax
@@ -12,7 +13,7 @@ from marlet.algorithms.base import Algorithm, needs_one_team
 from marlet.equations.distributions import draw_choice, log_chances, straight_through
 from marlet.equations.schedules import counted, linear
 from marlet.options import changed, option
-from marlet.parts.descent import mean_of, optimiser
+from marlet.parts.descent import mean_of, numbers_of, optimiser
 from marlet.parts.experience import Experience, at_cuts, following
 from marlet.parts.heads import Action, Squashed
 from marlet.parts.mixers import Apart, Mixer, Monotonic
@@ -180,14 +181,18 @@ class ActorCritic(Algorithm):
         rate = linear(learned.steps, self.learning_rate, self.learning_rate_end, self.learning_rate_steps)
         e = replay.sample(own_share(self.batch, axis), key=sample_key)
         targets = self._targets(learned, e, key=target_key)
+        judged, acting = numbers_of((self.mixer.lives(e.alive), e.alive), learned.spec, axis)
         gradient, metrics = averaged(
-            jax.grad(self._critic_loss, has_aux=True)(learned.online.critics, learned.spec, e, targets), axis
+            jax.grad(self._critic_loss, has_aux=True)(learned.online.critics, learned.spec, e, targets, judged), axis
         )
         way, critic_optimiser = optimiser(self.max_gradient).update(gradient, learned.critic_optimiser)
         critics = _moved(learned.online.critics, way, rate)
 
         gradient, (gain, surplus) = averaged(
-            jax.grad(self._actor_loss, has_aux=True)(learned.online.actor, critics, learned, e, key=actor_key), axis
+            jax.grad(self._actor_loss, has_aux=True)(
+                learned.online.actor, critics, learned, e, judged, acting, key=actor_key
+            ),
+            axis,
         )
         way, actor_optimiser = optimiser(self.max_gradient).update(gradient, learned.actor_optimiser)
         updates = learned.updates + 1
@@ -224,18 +229,32 @@ class ActorCritic(Algorithm):
         return self.reward_scale * self.mixer.share(e.reward) + self.discount * jnp.where(lives, worth, 0.0)
 
     def _critic_loss(
-        self, critics: Critics, spec: Spec, e: Experience, targets: Float[Array, "T K m"]
+        self,
+        critics: Critics,
+        spec: Spec,
+        e: Experience,
+        targets: Float[Array, "T K m"],
+        judged: Float[Array, ""] | None = None,
     ) -> tuple[Float[Array, ""], Metrics]:
+        """The squared error, a mean over what is `judged`."""
         now = e.now
         taken = as_vectors(spec, e.action, now.available)
         values = self._values(critics, spec, now.obs, now.state, taken, taken, e.alive)
-        counts = self.mixer.lives(e.alive)
+        mean = partial(mean_of, counts=self.mixer.lives(e.alive), number=judged)
         aims = jax.lax.stop_gradient(targets)
-        loss = jnp.stack([mean_of((value - aims) ** 2, counts) for value in values]).sum()
-        return loss, {"loss": loss, "value": mean_of(values[0], counts)}
+        loss = jnp.stack([mean((value - aims) ** 2) for value in values]).sum()
+        return loss, {"loss": loss, "value": mean(values[0])}
 
     def _actor_loss(
-        self, actor: Team, critics: Critics, learned: Learned, e: Experience, *, key: Key
+        self,
+        actor: Team,
+        critics: Critics,
+        learned: Learned,
+        e: Experience,
+        judged: Float[Array, ""] | None = None,
+        acting: Float[Array, ""] | None = None,
+        *,
+        key: Key,
     ) -> tuple[Float[Array, ""], tuple[Float[Array, ""], Float[Array, ""]]]:
         """Less what the critics say of the policies' actions. Also: that gain, and the entropy beyond what is sought."""
         spec, now = learned.spec, e.now
@@ -243,11 +262,12 @@ class ActorCritic(Algorithm):
         action, log_prob = self._chosen(spec, outputs, now.available, key=key, exploring=True)
         others = action if self.mixer.joins else as_vectors(spec, e.action, now.available)
         values = self._values(critics, spec, now.obs, now.state, action, others, e.alive)
-        gain = mean_of(jnp.min(jnp.stack(values), axis=0), self.mixer.lives(e.alive))
-        loss = -gain + self.restraint * mean_of((outputs**2).mean(-1), e.alive)
+        mean = partial(mean_of, counts=e.alive, number=acting)
+        gain = mean_of(jnp.min(jnp.stack(values), axis=0), self.mixer.lives(e.alive), judged)
+        loss = -gain + self.restraint * mean((outputs**2).mean(-1))
         if self.soft:
-            loss += jnp.exp(learned.log_temperature) * mean_of(log_prob, e.alive)
-        surplus = mean_of(-log_prob - self._sought(spec, now.available), e.alive)
+            loss += jnp.exp(learned.log_temperature) * mean(log_prob)
+        surplus = mean(-log_prob - self._sought(spec, now.available))
         return loss, (gain, jax.lax.stop_gradient(surplus))
 
     def _chosen(

@@ -14,7 +14,17 @@ from marlet.equations.returns import continues, lambda_returns
 from marlet.equations.schedules import counted, linear
 from marlet.errors import MarletError
 from marlet.options import changed, option
-from marlet.parts.descent import Loss, States, Teams, as_single_steps, descend, mean_of, rested, standardised
+from marlet.parts.descent import (
+    Loss,
+    States,
+    Teams,
+    as_single_steps,
+    descend,
+    mean_of,
+    numbers_of,
+    rested,
+    standardised,
+)
 from marlet.parts.experience import Seen, at_cuts, cuts_of, following
 from marlet.parts.heads import Action, Categorical, Gaussian, Head, head_for
 from marlet.parts.nets import Team, uses_of
@@ -186,7 +196,9 @@ class PolicyGradient(Algorithm):
         if self.sequential:
             critic_key, actor_key = jax.random.split(key)
             (critic,), (critic_optimiser,), critic_metrics = self._descend(
-                lambda critics, lessons, key: self._critic_loss(critics[0], lessons),
+                lambda critics, lessons, key: self._critic_loss(
+                    critics[0], lessons, numbers_of(lessons.counts, learned.spec, rollout.axis)
+                ),
                 learned,
                 (learned.critic,),
                 (learned.critic_optimiser,),
@@ -198,7 +210,7 @@ class PolicyGradient(Algorithm):
             learning |= critic_metrics
         else:
             (actor, critic), (actor_optimiser, critic_optimiser), learning = self._descend(
-                partial(self._both_losses, learned),
+                partial(self._both_losses, learned, rollout.axis),
                 learned,
                 (learned.actor, learned.critic),
                 (learned.actor_optimiser, learned.critic_optimiser),
@@ -253,7 +265,8 @@ class PolicyGradient(Algorithm):
         )
         if not self.memory:
             lessons = as_single_steps(lessons)
-        metrics = {"value": mean_of(value, counts), "error": mean_of(jnp.abs(advantage), counts)}
+        number = numbers_of(counts, learned.spec, axis)
+        metrics = {"value": mean_of(value, counts, number), "error": mean_of(jnp.abs(advantage), counts, number)}
         return replace(learned, statistics=statistics, critic=critic), lessons, averaged(metrics, axis)
 
     def _in_turns(
@@ -271,7 +284,9 @@ class PolicyGradient(Algorithm):
             mine = agents == agent
             own = replace(lessons, advantage=lessons.advantage * factor[..., None], acts=lessons.acts & mine)
             (after,), (optimiser_after,), metrics = self._descend(
-                lambda actors, lessons, key: self._actor_loss(learned, actors[0], lessons, key),
+                lambda actors, lessons, key: self._actor_loss(
+                    learned, actors[0], lessons, key, numbers_of(lessons.acts, learned.spec, axis)
+                ),
                 learned,
                 (actor,),
                 (optimiser,),
@@ -293,15 +308,16 @@ class PolicyGradient(Algorithm):
         return actor, optimiser, jax.tree.map(jnp.mean, metrics)
 
     def _both_losses(
-        self, learned: Learned, teams: tuple[Team, Team], lessons: Lessons, key: Key
+        self, learned: Learned, axis: str | None, teams: tuple[Team, Team], lessons: Lessons, key: Key
     ) -> tuple[Float[Array, ""], Metrics]:
         """Of actors and critics, whose gradients do not meet."""
-        actor_loss, actor_metrics = self._actor_loss(learned, teams[0], lessons, key)
-        critic_loss, critic_metrics = self._critic_loss(teams[1], lessons)
+        acting, judged = numbers_of((lessons.acts, lessons.counts), learned.spec, axis)
+        actor_loss, actor_metrics = self._actor_loss(learned, teams[0], lessons, key, acting)
+        critic_loss, critic_metrics = self._critic_loss(teams[1], lessons, judged)
         return actor_loss + critic_loss, actor_metrics | critic_metrics
 
     def _actor_loss(
-        self, learned: Learned, actor: Team, lessons: Lessons, key: Key
+        self, learned: Learned, actor: Team, lessons: Lessons, key: Key, number: Float[Array, ""] | None = None
     ) -> tuple[Float[Array, ""], Metrics]:
         """Less the clipped gain (Schulman et al. 2017, arXiv:1707.06347, equation 7) and the entropy bonus."""
         head = head_for(learned.spec, self.head)
@@ -311,11 +327,14 @@ class PolicyGradient(Algorithm):
         ratio = jnp.exp(jnp.where(lessons.acts, change, 0.0))
         bounded = jnp.clip(ratio, 1 - self.clip, 1 + self.clip)
         gain = jnp.minimum(ratio * lessons.advantage, bounded * lessons.advantage)
-        entropy = mean_of(head.entropy(outputs, lessons.available, key=key), lessons.acts)
-        loss = -mean_of(gain, lessons.acts) - entropy_weight * entropy
-        return loss, {"entropy": entropy, "clipped": mean_of(jnp.abs(ratio - 1) > self.clip, lessons.acts)}
+        mean = partial(mean_of, counts=lessons.acts, number=number)
+        entropy = mean(head.entropy(outputs, lessons.available, key=key))
+        loss = -mean(gain) - entropy_weight * entropy
+        return loss, {"entropy": entropy, "clipped": mean(jnp.abs(ratio - 1) > self.clip)}
 
-    def _critic_loss(self, critic: Team, lessons: Lessons) -> tuple[Float[Array, ""], Metrics]:
+    def _critic_loss(
+        self, critic: Team, lessons: Lessons, number: Float[Array, ""] | None = None
+    ) -> tuple[Float[Array, ""], Metrics]:
         """The squared or Huber error of the values, in the critic's units."""
         _, outputs = critic.unroll(lessons.critic_memory[0], lessons.seen, lessons.first)
         value = outputs[..., 0]
@@ -326,7 +345,7 @@ class PolicyGradient(Algorithm):
         if self.value_clip:
             near = lessons.value + jnp.clip(value - lessons.value, -self.value_clip, self.value_clip)
             loss = jnp.maximum(loss, measure(near - lessons.target))
-        loss = mean_of(loss, lessons.counts)
+        loss = mean_of(loss, lessons.counts, number)
         return loss, {"loss": loss}
 
     def _descend(

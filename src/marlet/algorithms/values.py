@@ -1,6 +1,7 @@
 """Deep Q-learning of teams: independent, summed and monotonically mixed action values, as one family."""
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 import equinox as eqx
 import jax
@@ -13,6 +14,7 @@ from marlet.equations.choices import chosen, epsilon_greedy, masked
 from marlet.equations.returns import continues, n_step_returns
 from marlet.equations.schedules import counted, linear
 from marlet.options import changed, option
+from marlet.parts.descent import mean_of, numbers_of
 from marlet.parts.experience import Experience, at_cuts, following
 from marlet.parts.mixers import Apart, Mixer, Monotonic, Sum
 from marlet.parts.nets import Team, soft_update, uses_of
@@ -128,7 +130,7 @@ class QLearning(Algorithm):
 
         def improve(parts):
             return jax.lax.scan(
-                lambda parts, key: self._improve(parts, replay, learning_rate, rollout.axis, key=key),
+                lambda parts, key: self._improve(parts, replay, learning_rate, learned.spec, rollout.axis, key=key),
                 parts,
                 jax.random.split(key, self.updates),
             )
@@ -144,11 +146,14 @@ class QLearning(Algorithm):
         )
         return learned, jax.tree.map(jnp.mean, metrics)
 
-    def _improve(self, parts, replay: Replay, learning_rate: Float[Array, ""], axis: str | None, *, key: Key):
+    def _improve(
+        self, parts, replay: Replay, learning_rate: Float[Array, ""], spec: Spec, axis: str | None, *, key: Key
+    ):
         """One gradient step on sequences from the replay, and a move of the target network."""
         online, target, optimiser, updates = parts
         sequences = replay.sample(own_share(self.batch, axis), key=apart(key, axis))
-        gradient, metrics = averaged(jax.grad(self._loss, has_aux=True)(online, target, sequences), axis)
+        number = numbers_of(self.mixer.lives(sequences.alive), spec, axis)
+        gradient, metrics = averaged(jax.grad(self._loss, has_aux=True)(online, target, sequences, number), axis)
         direction, optimiser = self._optimiser().update(gradient, optimiser)
         online = jax.tree.map(lambda weight, step: weight - learning_rate * step, online, direction)
         updates = updates + 1
@@ -156,7 +161,9 @@ class QLearning(Algorithm):
         target = soft_update(target, online, rate)
         return (online, target, optimiser, updates), metrics | {"gradient": optax.tree.norm(gradient)}
 
-    def _loss(self, online: Weights, target: Weights, e: Experience) -> tuple[Float[Array, ""], Metrics]:
+    def _loss(
+        self, online: Weights, target: Weights, e: Experience, number: Float[Array, ""] | None = None
+    ) -> tuple[Float[Array, ""], Metrics]:
         """The mean squared error of the joined values over what was alive."""
         memories, values = online.team.unroll(e.memory, e.seen.obs, e.first)
         taken = jnp.where(e.alive, chosen(values[:-1], e.action), 0.0)
@@ -175,9 +182,7 @@ class QLearning(Algorithm):
             self.reward_scale * self.mixer.share(e.reward), next_joined, goes_on, self.discount, self.n_step
         )
         error = jax.lax.stop_gradient(returns) - predicted
-        weight = self.mixer.lives(e.alive).astype(error.dtype)
-        count = jnp.maximum(weight.sum(), 1.0)
-        mean = lambda x: (weight * x).sum() / count  # noqa: E731
+        mean = partial(mean_of, counts=self.mixer.lives(e.alive), number=number)
         loss = mean(error**2)
         return loss, {"loss": loss, "value": mean(predicted), "error": mean(jnp.abs(error))}
 

@@ -7,11 +7,11 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, PyTree
 
 from marlet.parts.nets import Team
 from marlet.parts.shards import averaged
-from marlet.types import Key, Metrics
+from marlet.types import Key, Metrics, Spec
 
 Teams = tuple[Team, ...]
 States = tuple[optax.OptState, ...]
@@ -83,9 +83,16 @@ def descend(
     return teams, states, jax.tree.map(jnp.mean, metrics)
 
 
-def mean_of(x: Array, counts: Bool[Array, "*batch n"]) -> Float[Array, ""]:
-    """The mean over the entries that count."""
-    return jnp.where(counts, x, 0.0).sum() / jnp.maximum(counts.sum(), 1)
+def mean_of(x: Array, counts: Bool[Array, "*batch n"], number: Float[Array, ""] | None = None) -> Float[Array, ""]:
+    """The mean over the entries that count; `number` says how many there are where other devices have more or fewer."""
+    number = counts.sum() if number is None else number
+    return jnp.where(counts, x, 0.0).sum() / jnp.maximum(number, 1e-6)
+
+
+def numbers_of(counts: PyTree[Array], spec: Spec, axis: str | None) -> PyTree[Array]:
+    """How many entries count, leaf by leaf: on average over the devices, so that their means by it average to the mean
+    over all entries. Where nobody dies as many count on each, and nothing is told."""
+    return averaged(jax.tree.map(lambda flags: flags.sum() * 1.0, counts), axis if spec.mortal else None)
 
 
 def standardised(
