@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int
 
-from marlet.algorithms.base import Algorithm, needs_choices, needs_one_team
+from marlet.algorithms.base import Algorithm, needs_choices, needs_one_team, needs_sequences
 from marlet.equations.choices import chosen
 from marlet.equations.distributions import choice_entropy, draw_choice, log_chances
 from marlet.equations.returns import continues, lambda_returns
@@ -93,6 +93,7 @@ class CounterfactualActors(Algorithm):
     def check(self, spec: Spec) -> None:
         needs_choices("COMA", spec)
         needs_one_team("COMA", spec, cure="Use ippo or mappo, whose agents keep their own aims.")
+        needs_sequences("COMA", self.minibatches, self.envs, self.envs * self.length)
 
     def init(self, spec: Spec, *, key: Key) -> Learned:
         actor_key, critic_key = jax.random.split(key)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int
 
-from marlet.algorithms.base import Algorithm, needs_one_team
+from marlet.algorithms.base import Algorithm, needs_one_team, needs_sequences
 from marlet.equations.returns import continues, lambda_returns
 from marlet.equations.schedules import counted, linear
 from marlet.errors import MarletError
@@ -127,12 +127,7 @@ class PolicyGradient(Algorithm):
                 f"{self.name}: head is 'categorical', but this environment's actions are vectors of size "
                 f"{spec.num_actions}. Use 'gaussian' or 'squashed'."
             )
-        sequences = self.envs * (1 if self.memory else self.length)
-        if self.minibatches > sequences:
-            raise MarletError(
-                f"{self.name}: minibatches is {self.minibatches}, but a rollout of {self.envs} environments has "
-                f"{sequences} sequences to part. Use more envs, or fewer minibatches."
-            )
+        needs_sequences(self.name, self.minibatches, self.envs, self.envs * (1 if self.memory else self.length))
         if self.sequential:
             needs_one_team(self.name, spec, cure="Use ippo or mappo, whose agents keep their own aims.")
             if self.sharing != "own":
