@@ -22,7 +22,7 @@ from marlet.engine.train import Trainer
 from marlet.errors import CheckpointFault, MarletError, StorageFault
 from marlet.options import describe
 from marlet.runs import checkpoint
-from marlet.runs.directory import Lock, MetricsFile, Run, create
+from marlet.runs.directory import Lock, MetricsFile, Run, create, written
 from marlet.runs.progress import ProgressLine
 
 CHUNK_SECONDS = 0.5
@@ -194,8 +194,9 @@ class _Loop:
         table = self.training.table()
         if table is not None and table.size <= TABLE_ENTRIES:
             folder = self.run.path / "tables"
-            folder.mkdir(exist_ok=True)
-            np.save(folder / f"{self.training.iteration * self.training.steps_per_iteration:012d}.npy", table)
+            with written(folder):
+                folder.mkdir(exist_ok=True)
+                np.save(folder / f"{self.training.iteration * self.training.steps_per_iteration:012d}.npy", table)
 
     def _try_save(self) -> None:
         """Save, but let one failure pass: the disk may have room again at the next try."""
