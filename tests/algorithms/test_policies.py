@@ -101,6 +101,19 @@ def test_no_pass_profits_beyond_the_clip():
     assert steepness(np.log(0.5), 1.0) > 0
 
 
+@pytest.mark.parametrize("advantage", [1.0, 0.0, -1.0])
+@pytest.mark.parametrize("shift", [200.0, -200.0])
+def test_a_policy_that_has_moved_very_far_still_has_a_gradient(shift, advantage):
+    algorithm = ippo(envs=2, length=2, minibatches=1, **TINY)
+    learned, lessons, _ = lessons_of(algorithm, Matrix())
+    moved = dataclasses.replace(
+        lessons, log_prob=lessons.log_prob - shift, advantage=jnp.full_like(lessons.advantage, advantage)
+    )
+    loss = lambda actor: algorithm._actor_loss(learned, actor, moved, jax.random.key(0))[0]  # noqa: E731
+    value, gradient = jax.value_and_grad(loss)(learned.actor)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((value, gradient)))
+
+
 def test_each_agent_learns_from_what_those_before_it_changed(monkeypatch):
     """The second agent's advantages are multiplied by how much likelier the first has made its own actions.
 

@@ -294,7 +294,7 @@ class PolicyGradient(Algorithm):
             optimiser = jax.tree.map(only, optimiser_after, optimiser)
             _, outputs = actor.unroll(lessons.actor_memory[0], lessons.obs, lessons.first)
             likelier = head.log_prob(outputs, lessons.available, lessons.action) - lessons.log_prob
-            factor = factor * jnp.exp(jnp.where(own.acts, likelier, 0.0).sum(-1))
+            factor = factor * _ratio(jnp.where(own.acts, likelier, 0.0).sum(-1))
             return (actor, optimiser, factor), metrics
 
         start = (learned.actor, learned.actor_optimiser, jnp.ones(lessons.first.shape))
@@ -319,7 +319,7 @@ class PolicyGradient(Algorithm):
         entropy_weight = linear(learned.steps, self.entropy, self.entropy_end, self.entropy_steps)
         _, outputs = actor.unroll(lessons.actor_memory[0], lessons.obs, lessons.first)
         change = head.log_prob(outputs, lessons.available, lessons.action) - lessons.log_prob
-        ratio = jnp.exp(jnp.where(lessons.acts, change, 0.0))
+        ratio = _ratio(jnp.where(lessons.acts, change, 0.0))
         bounded = jnp.clip(ratio, 1 - self.clip, 1 + self.clip)
         gain = jnp.minimum(ratio * lessons.advantage, bounded * lessons.advantage)
         mean = partial(mean_of, counts=lessons.acts, number=number)
@@ -388,6 +388,11 @@ class PolicyGradient(Algorithm):
         any_mate = lambda flags: (flags[..., None, :] & mates).any(-1)  # noqa: E731
         reward = jnp.einsum("ij,...j->...i", mates / mates.sum(-1, keepdims=True), t.next.reward)
         return reward, any_mate(t.now.alive), any_mate(t.next.alive)
+
+
+def _ratio(change: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
+    """How much likelier, from a difference of log-probabilities; within e^20, since infinity times 0 is no number."""
+    return jnp.exp(jnp.clip(change, -20.0, 20.0))
 
 
 ONE_PASS = {"epochs": 1, "minibatches": 1, "learning_rate": 3e-3, "learning_rate_end": 3e-4}
