@@ -180,6 +180,15 @@ def test_the_endless_game_is_worth_ten(make, known, options):
     assert value(deadly) < 7.0
 
 
+@pytest.mark.parametrize("normaliser", [PopArt(rate=0.5), Running(rate=0.5), Raw()])
+def test_values_move_from_what_the_critic_says_when_learning_begins(normaliser):
+    """`value_clip` holds them near it; statistics that have moved on must not look like a move of the critic."""
+    algorithm = ippo(envs=2, length=3, minibatches=1, normaliser=normaliser, **TINY)
+    after, lessons, _ = lessons_of(algorithm, Endless())
+    _, outputs = after.critic.unroll(lessons.critic_memory[0], lessons.seen, lessons.first)
+    np.testing.assert_allclose(outputs[..., 0], lessons.value, rtol=1e-3, atol=1e-4)
+
+
 @pytest.mark.parametrize("known", [True, False])
 def test_targets_without_a_trace_are_the_reward_and_what_the_next_step_is_worth(known):
     algorithm = mappo(

@@ -60,7 +60,7 @@ class Lessons(eqx.Module):
     """Of the action, when it was chosen."""
     advantage: Float[Array, "L K n"]
     value: Float[Array, "L K n"]
-    """What the critic said, in its units."""
+    """What the critic said, in its units; rescaled where the critic was."""
     target: Float[Array, "L K n"]
     """What it should have said."""
     acts: Bool[Array, "L K n"]
@@ -250,7 +250,9 @@ class PolicyGradient(Algorithm):
             action=t.action,
             log_prob=t.extra["log_prob"],
             advantage=standardised(advantage, t.now.alive, learned.actor.uses, axis) if self.standardise else advantage,
-            value=self.normaliser.normalised(statistics, critic, value),
+            value=outputs[..., 0]
+            if critic is learned.critic
+            else self.normaliser.normalised(statistics, critic, value),
             target=self.normaliser.normalised(statistics, critic, returns),
             acts=t.now.alive,
             counts=counts,
