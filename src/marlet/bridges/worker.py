@@ -243,6 +243,8 @@ def main(order: dict[str, Any]) -> None:
         group.close()
     except BaseException as error:
         _send(wire, FAULT + describe(error))
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    _end_group(signal.SIGTERM)
 
 
 def _send(wire: int, message: bytes) -> None:
@@ -256,4 +258,11 @@ def _leave_with_parent() -> None:
     while os.read(sys.stdin.fileno(), 1):
         pass
     time.sleep(1.0)
+    _end_group(signal.SIGKILL)
     os._exit(0)
+
+
+def _end_group(number: int) -> None:
+    """Signal all that the environments started, and this worker, which leads their group."""
+    if os.getpgrp() == os.getpid():
+        os.killpg(0, number)

@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 import weakref
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import IO, Any, BinaryIO
 
@@ -206,20 +207,25 @@ def _hire(order: dict[str, Any], w: int, indices: list[int], shared: BinaryIO) -
 
 
 def _end(workers: list[Worker], kill: bool = False) -> None:
-    """End workers and wait for them, so that none is left behind."""
+    """End workers and all that their environments started, and wait for them, so that nothing is left behind."""
     for worker in workers:
         if kill:
-            worker.process.kill()
+            _kill_group(worker)
         worker.wire.close()
         worker.lifeline.close()
     for worker in workers:
-        try:
+        with suppress(subprocess.TimeoutExpired):
             worker.process.wait(3.0)
-        except subprocess.TimeoutExpired:
-            worker.process.kill()
-            worker.process.wait()
+        _kill_group(worker)
+        worker.process.wait()
         worker.notes.close()
     workers.clear()
+
+
+def _kill_group(worker: Worker) -> None:
+    """End a worker, which leads a group of its own, and whoever else is in it."""
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(worker.process.pid, signal.SIGKILL)
 
 
 def _noted(worker: Worker) -> str:
