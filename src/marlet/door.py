@@ -13,7 +13,7 @@ from marlet.algorithms.sides import versus as sides_of
 from marlet.bridges.resolve import Factory
 from marlet.catalogue import algorithms_for, make_algorithm, make_env, rebuild, record_of, with_record
 from marlet.engine.devices import one_device_per_core
-from marlet.engine.host import HostEnv
+from marlet.engine.host import STEP_TIMEOUT, HostEnv
 from marlet.engine.host_train import HostTraining
 from marlet.engine.train import Trainer, Training
 from marlet.envs.base import Env
@@ -41,6 +41,7 @@ def train(
     tensorboard: bool = False,
     quiet: bool = False,
     workers: int | None = None,
+    step_timeout: float = STEP_TIMEOUT,
     save_every: float = 30.0,
 ) -> Run:
     """Train `seeds` independent learners and keep everything in a new directory below `out`.
@@ -61,6 +62,7 @@ def train(
         tensorboard: also write events for TensorBoard.
         quiet: print nothing.
         workers: processes that step an environment that lives in Python; one a core, when left out.
+        step_timeout: seconds that a step or reset of such an environment may take before it is ended.
         save_every: seconds between two checkpoints.
 
     Raises:
@@ -78,14 +80,18 @@ def train(
     )
     pictures.ready(Path(out))
     env = env_of(env)
-    algorithm = make_algorithm(algorithm) if isinstance(algorithm, str) else algorithm
-    algorithm = against(algorithm, versus, league)
-    training = training_of(env, algorithm, plan, workers)
+    algorithm = against(algorithm_of(algorithm), versus, league)
+    training = training_of(env, algorithm, plan, workers, step_timeout)
     return pictured(experiment.train(training, plan, env=record_of(env), out=out, name=name, quiet=quiet))
 
 
 def resume(
-    path: str | Path, *, env: str | Env | Factory | None = None, quiet: bool = False, workers: int | None = None
+    path: str | Path,
+    *,
+    env: str | Env | Factory | None = None,
+    quiet: bool = False,
+    workers: int | None = None,
+    step_timeout: float = STEP_TIMEOUT,
 ) -> Run:
     """Go on with a run from its newest sound checkpoint, bit for bit as if it had never stopped.
 
@@ -101,7 +107,7 @@ def resume(
     given, begun = json.loads(json.dumps(record_of(world))), run.options["env"]
     if given != begun:
         raise MarletError(f"{run.path} was begun in {begun}, so it cannot go on in {given}.")
-    training = training_of(world, rebuild(run.options["algorithm"]), plan, workers)
+    training = training_of(world, rebuild(run.options["algorithm"]), plan, workers, step_timeout)
     return pictured(experiment.resume(run, training, plan, quiet=quiet))
 
 
@@ -233,7 +239,13 @@ def env_of_run(run: Run, env: str | Env | Factory | None = None) -> Env | Factor
     return with_record(made, record) if same else made
 
 
-def training_of(env: Env | Factory, algorithm: Algorithm, plan: experiment.Plan, workers: int | None) -> Trainer:
+def training_of(
+    env: Env | Factory,
+    algorithm: Algorithm,
+    plan: experiment.Plan,
+    workers: int | None,
+    step_timeout: float = STEP_TIMEOUT,
+) -> Trainer:
     """The program that trains, compiled or with the environment on the host.
 
     Raises:
@@ -250,7 +262,9 @@ def training_of(env: Env | Factory, algorithm: Algorithm, plan: experiment.Plan,
         raise MarletError(f"{misfit} Fit for this environment: {', '.join(algorithms_for(spec)) or 'none'}.") from None
     one_device_per_core()
     if isinstance(env, Factory):
-        return HostTraining(env, algorithm, seed=plan.seed, seeds=plan.seeds, workers=workers)
+        if not step_timeout > 0:
+            raise MarletError(f"step_timeout is {step_timeout}, but must be more than 0 seconds.")
+        return HostTraining(env, algorithm, seed=plan.seed, seeds=plan.seeds, workers=workers, timeout=step_timeout)
     return Training(env, algorithm, seed=plan.seed, seeds=plan.seeds)
 
 

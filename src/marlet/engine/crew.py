@@ -37,7 +37,7 @@ ALONE = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS":
 """Workers share the cores among themselves and leave accelerators to the parent."""
 
 START_SECONDS = 120.0
-"""Patience with imports and the building of environments."""
+"""Patience with imports and the building of one copy of the environment."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,8 @@ class Crew:
 
     def __init__(self, factory: Factory, copies: int, count: int, own_state: bool):
         shared = _shared_memory()
+        self.share = -(-copies // count)
+        """Copies that a worker holds, at the most."""
         order = {"factory": asdict(factory), "batch": copies, "workers": count, "own_state": own_state}
         self.workers: list[Worker] = []
         self.poller = select.poll()
@@ -68,14 +70,14 @@ class Crew:
                 self.workers.append(_hire(order, w, indices.tolist(), shared))
                 self.poller.register(self.workers[-1].wire, select.POLLIN)
             self.by_wire = {worker.wire.fileno(): w for w, worker in enumerate(self.workers)}
-            heard = [Facts(**_tupled(answer)) for answer in self._hear("being built", START_SECONDS)]
+            heard = [Facts(**_tupled(answer)) for answer in self._hear("being built", START_SECONDS * self.share)]
             self.facts = heard[0]
             for w, facts in enumerate(heard):
                 if facts != self.facts:
                     raise EnvironmentFault(f"Workers 0 and {w} built different environments: {self.facts} and {facts}.")
             shared.truncate(board_bytes(self.facts, copies, count))
             self.board = self._laid = board(self.facts, copies, count, memoryview(mmap.mmap(shared.fileno(), 0)))
-            self.tell(LOOK, START_SECONDS)
+            self.tell(LOOK, START_SECONDS * self.share)
         except BaseException:
             self.close(kill=True)
             raise
