@@ -18,6 +18,7 @@ from marlet.engine.host_train import HostTraining
 from marlet.engine.train import Trainer, Training
 from marlet.envs.base import Env
 from marlet.errors import MarletError
+from marlet.options import whole
 from marlet.runs import evaluate as evaluation
 from marlet.runs import experiment, pictures, report
 from marlet.runs.directory import Run
@@ -70,7 +71,7 @@ def train(
         KeyboardInterrupt: after Ctrl-C, when the checkpoint is safe.
     """
     plan = experiment.Plan(
-        steps=int(steps),
+        steps=steps,
         seeds=seeds,
         seed=seed,
         evaluations=evaluations,
@@ -147,16 +148,16 @@ def against(
         MarletError: for a name that is neither, or a league without opponents.
     """
     names = list(filter(None, versus.split(","))) if isinstance(versus, str) else versus
-    others = [names] if isinstance(names, Path | Algorithm) else list(names)
+    others = list(names) if isinstance(names, Sequence) else [names]
     if not others:
         if league != "latest":
             raise MarletError(f"The league '{league}' needs opponents: say which by versus, such as --versus ippo.")
         return algorithm
 
     def opponent(one: str | Path | Algorithm, side: int) -> Algorithm:
-        if isinstance(one, Algorithm):
-            return one
-        return frozen(one, side=side) if Path(one).is_dir() else make_algorithm(str(one))
+        if isinstance(one, str | Path):
+            return frozen(one, side=side) if Path(one).is_dir() else make_algorithm(str(one))
+        return algorithm_of(one)
 
     return sides_of(algorithm, *(opponent(one, k + 1) for k, one in enumerate(others)), league=league)
 
@@ -176,6 +177,7 @@ def evaluate(
     Raises:
         MarletError: if the environment's agents do not see or do what was trained.
     """
+    episodes = whole("episodes", episodes)
     return evaluation.evaluate(load(path, seed=seed), env_of_run(Run(path), env), episodes=episodes, again=again)
 
 
@@ -206,7 +208,7 @@ def check_env(env: str | Env | Factory, *, episodes: int = 3, seed: int = 0) -> 
     Raises:
         EnvironmentFault: at the first breach: what, which agent, what was expected and the cure.
     """
-    env = env_of(env)
+    env, episodes = env_of(env), whole("episodes", episodes)
     if not isinstance(env, Factory):
         return check_marlet_env(env, seed=seed, episodes=episodes)
     draws, ended = np.random.default_rng(seed), 0
@@ -225,8 +227,40 @@ def check_env(env: str | Env | Factory, *, episodes: int = 3, seed: int = 0) -> 
 
 
 def env_of(env: str | Env | Factory, options: Mapping[str, Any] | None = None) -> Env | Factory:
-    """The environment itself, made by its name where a name is given."""
-    return make_env(env, options) if isinstance(env, str) else env
+    """The environment itself, made by its name where a name is given.
+
+    Raises:
+        MarletError: for what is neither.
+    """
+    if isinstance(env, str):
+        return make_env(env, options)
+    if not isinstance(env, Env | Factory):
+        raise MarletError(
+            f"{_said(env)} is not an environment. Give one that is made, such as marlet.Spread(), or its name, such as "
+            "'spread' or 'my_module:make_env'."
+        )
+    return env
+
+
+def algorithm_of(algorithm: str | Algorithm) -> Algorithm:
+    """The algorithm itself, made by its name where a name is given.
+
+    Raises:
+        MarletError: for what is neither.
+    """
+    if isinstance(algorithm, str):
+        return make_algorithm(algorithm)
+    if not isinstance(algorithm, Algorithm):
+        raise MarletError(
+            f"{_said(algorithm)} is not an algorithm. Give one that is made, such as marlet.qmix(), or its name: 'qmix'."
+        )
+    return algorithm
+
+
+def _said(thing: Any) -> str:
+    """What was given, in a word or two."""
+    kind = "class" if isinstance(thing, type) else "function" if callable(thing) else ""
+    return f"The {kind} {thing.__name__}" if kind and hasattr(thing, "__name__") else repr(thing)
 
 
 def env_of_run(run: Run, env: str | Env | Factory | None = None) -> Env | Factory:

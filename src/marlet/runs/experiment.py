@@ -20,7 +20,7 @@ from marlet.engine.devices import bytes_of
 from marlet.engine.evaluate import Scores
 from marlet.engine.train import Trainer
 from marlet.errors import CheckpointFault, MarletError, StorageFault
-from marlet.options import describe
+from marlet.options import describe, whole
 from marlet.runs import checkpoint
 from marlet.runs.directory import Lock, MetricsFile, Run, create, written
 from marlet.runs.progress import ProgressLine
@@ -46,12 +46,11 @@ class Plan:
     """Seconds between two checkpoints: what a power cut loses at the most."""
 
     def __post_init__(self):
-        for name in ("steps", "seeds", "evaluations", "episodes"):
-            if getattr(self, name) < 1:
-                raise MarletError(f"{name} is {getattr(self, name)}, but must be at least 1.")
-        if not self.save_every >= 0:
-            raise MarletError(f"save_every is {self.save_every}, but must be at least 0 seconds.")
-        if not 0 <= self.seed < 2**31:
+        for name, low in {"steps": 1, "seeds": 1, "seed": 0, "evaluations": 1, "episodes": 1}.items():
+            object.__setattr__(self, name, whole(name, getattr(self, name), low))
+        if not (isinstance(self.save_every, (int, float)) and self.save_every >= 0):
+            raise MarletError(f"save_every is {self.save_every!r}, but must be at least 0 seconds.")
+        if self.seed >= 2**31:
             raise MarletError(f"seed is {self.seed}, but must be a whole number from 0 to {2**31 - 1}.")
 
 
