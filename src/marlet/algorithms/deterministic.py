@@ -216,10 +216,12 @@ class ActorCritic(Algorithm):
         return learned, metrics | {"gain": gain, "temperature": jnp.exp(learned.log_temperature)}
 
     def _targets(self, learned: Learned, e: Experience, *, key: Key) -> Float[Array, "T K m"]:
-        """The reward and the worth of the next step, where the target actors act and the less sanguine critic judges."""
+        """The reward and the worth of the next step, where the less sanguine critic judges what the target actors do; or,
+        of soft actors, what they do now (Haarnoja et al. 2018, arXiv:1801.01290, equation 3)."""
         target = learned.target
-        memories, outputs = target.actor.unroll(e.memory, e.seen.obs, e.first)
-        _, finals = target.actor.step(at_cuts(memories[:-1], e.cuts.at), e.cuts.seen.obs)
+        actor = jax.lax.stop_gradient(learned.online.actor) if self.soft else target.actor
+        memories, outputs = actor.unroll(e.memory, e.seen.obs, e.first)
+        _, finals = actor.step(at_cuts(memories[:-1], e.cuts.at), e.cuts.seen.obs)
         outputs, next = following(outputs, finals, e.cuts.at), e.next
         action, log_prob = self._chosen(learned.spec, outputs, next.available, key=key, exploring=False)
         values = self._values(target.critics, learned.spec, next.obs, next.state, action, action, e.next_alive)
