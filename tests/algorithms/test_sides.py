@@ -138,6 +138,16 @@ def test_in_each_half_one_side_is_what_it_is_now_and_the_other_what_it_was():
     np.testing.assert_array_equal(greedy, 0)  # evaluations are between what both are now
 
 
+@pytest.mark.parametrize("batch", [1, 3])
+def test_what_cannot_be_halved_is_played_by_what_all_are_now(batch):
+    both = league_of(every=1)
+    learned, _ = played(both, PENNIES, 2)
+    step = said(np.ones((batch, 2, 1)), actions=2)
+    memory, action, _ = both.act(learned, both.blank(learned, batch), step, key=jax.random.key(0))
+    assert action.shape == (batch, 2)
+    assert jax.tree.map(jnp.shape, memory) == jax.tree.map(jnp.shape, both.blank(learned, batch))
+
+
 def test_the_hardest_are_met_more_often():
     both = dataclasses.replace(league_of(every=100), league="hardest")
     learned, _ = played(both, PENNIES, 2)

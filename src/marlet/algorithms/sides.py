@@ -142,11 +142,12 @@ class Sides(Algorithm):
     ) -> tuple[Memory, Action, PyTree[Array]]:
         members = members_of(learned.spec)
         keys = jax.random.split(key, len(members))
-        half = step.truncated.shape[0] // 2
+        half, odd = divmod(step.truncated.shape[0], 2)
+        latest = greedy or odd or not learned.leagues  # what cannot be halved is played by what all are now
         memories, actions, extras = [], [], []
         for k, side in enumerate(self._sides()):
             seen = step_of(step, members[k])
-            if greedy or not learned.leagues:
+            if latest:
                 remembered, action, extra = side.act(learned.sides[k], memory[k], seen, key=keys[k], greedy=greedy)
             else:
                 league = learned.leagues[k]
