@@ -217,6 +217,20 @@ def test_a_run_that_is_killed_at_once_goes_on_against_the_same_policy(run, tmp_p
         marlet.resume(tmp_path / "killed", quiet=True)
 
 
+def test_a_frozen_learner_leaves_its_replay_behind():
+    algorithm = iql(envs=2, capacity=4000, **TINY)
+    learned = algorithm.init(PENNIES.spec, key=jax.random.key(0))
+    frozen = Frozen(name="other", algorithm=algorithm, learned=learned)
+    spec = PENNIES.spec
+    kept = frozen.init(spec, key=jax.random.key(1))
+    assert all(map(np.array_equal, jax.tree.leaves(kept), bare(learned)))
+    assert sum(leaf.size for leaf in jax.tree.leaves(kept)) < 200
+    step = said(np.ones((3, 2, 1)), actions=2)
+    acted = lambda rule, learned: rule.act(learned, rule.blank(learned, 3), step, key=jax.random.key(2))[1]  # noqa: E731
+    np.testing.assert_array_equal(acted(frozen, kept), acted(algorithm, learned))
+    assert frozen.update(kept, None, key=jax.random.key(3))[0] is kept
+
+
 def checkpoint_bytes(run):
     learned = marlet.load(run.path).learned
     return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(learned)]

@@ -56,12 +56,13 @@ class Frozen(Algorithm):
         self.algorithm.check(spec)
 
     def init(self, spec: Spec, *, key: Key) -> Learned:
-        """What was learned; when a run is resumed, the checkpoint fills in what it was."""
-        begun = self.algorithm.init(spec, key=key)
+        """What was learned, but for the replay, from which nobody learns any more; when a run is resumed, the checkpoint
+        fills in what it was."""
+        begun = _without_replay(self.algorithm.init(spec, key=key))
         if self.learned is None:
             return begun
         leaves, shape = jax.tree.flatten(begun)
-        given = jax.tree.leaves(self.learned)
+        given = jax.tree.leaves(_without_replay(self.learned))
         if [np.shape(leaf) for leaf in given] != [leaf.shape for leaf in leaves]:
             raise MarletError(
                 f"The frozen policy {self.name} was learned by agents that saw or did other things than this side's. "
@@ -287,6 +288,10 @@ def with_replay(past: list[Array], now: Learned) -> Learned:
     leaves, shape = jax.tree.flatten(now, is_leaf=_is_replay)
     arrays = iter(past)
     return shape.unflatten([leaf if _is_replay(leaf) else next(arrays) for leaf in leaves])
+
+
+def _without_replay(learned: Learned) -> Learned:
+    return jax.tree.map(lambda part: () if _is_replay(part) else part, learned, is_leaf=_is_replay)
 
 
 def _is_replay(part: Any) -> bool:
