@@ -100,11 +100,11 @@ class ActorCritic(Algorithm):
         2_000_000, "environment steps over which it falls; 0: it is the end's at once", low=0
     )
     actor_rate: float = option(0.5, "step size of the actors, as a multiple of the critics'", low=0.0)
-    max_gradient: float = option(1.0, "longest gradient; longer ones are shortened to it", low=0.0)
+    max_gradient: float = option(1.0, "longest gradient; longer ones are shortened to it; 0: no limit", low=0.0)
     batch: int = option(64, "sequences a gradient step learns from", low=1)
     updates: int = option(1, "gradient steps after each rollout", low=1)
     capacity: int = option(200_000, "transitions the replay holds", low=1)
-    warmup: int = option(5_000, "transitions collected before learning begins", low=0)
+    warmup: int = option(5_000, "environment steps before learning begins", low=0)
     target_rate: float = option(0.02, "how far the targets move towards what they follow", low=0.0, high=1.0)
 
     def check(self, spec: Spec) -> None:
