@@ -69,16 +69,23 @@ TRAIN = _options(
     Option(
         "workers", "int | None", "None", "processes that step an environment that lives in Python; one a core", low=0
     ),
+    Option(
+        "step_timeout",
+        "float",
+        "60.0",
+        "seconds that a step or reset of one copy of such an environment may take before it is ended",
+        low=0,
+    ),
     Option("save_every", "float", "30.0", "seconds between two checkpoints: what a power cut loses at the most", low=0),
     Option("options", "str | None", "None", "a JSON file of options: what is typed beside it goes before"),
     Option(
         "resume",
         "str | None",
         "None",
-        "go on with this run instead of starting one; only --env, --quiet and --workers apply",
+        "go on with this run instead of starting one; only --env, --quiet, --workers and --step-timeout apply",
     ),
 )
-ALLOWED_WITH_RESUME = {"resume", "quiet", "workers", "env"}
+ALLOWED_WITH_RESUME = {"resume", "quiet", "workers", "step_timeout", "env"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -26,11 +26,12 @@ from marlet.catalogue import (
     with_record,
 )
 from marlet.engine.devices import one_device_per_core
-from marlet.engine.host import HostEnv
+from marlet.engine.host import STEP_TIMEOUT, HostEnv
 from marlet.engine.host_train import HostTraining
 from marlet.engine.train import Trainer, Training
 from marlet.envs.base import Env
 from marlet.errors import MarletError, MemoryFault
+from marlet.options import whole
 from marlet.runs import evaluate as evaluation
 from marlet.runs import experiment, pictures, report
 from marlet.runs.directory import Run
@@ -58,6 +59,7 @@ def train(
     tensorboard: bool = False,
     quiet: bool = False,
     workers: int | None = None,
+    step_timeout: float = STEP_TIMEOUT,
     save_every: float = 30.0,
 ) -> Run:
     """Train `seeds` independent learners and keep everything in a new directory below `out`.
@@ -78,6 +80,7 @@ def train(
         tensorboard: also write events for TensorBoard.
         quiet: print nothing.
         workers: processes that step an environment that lives in Python; one a core, when left out.
+        step_timeout: seconds that a step or reset of such an environment may take before it is ended.
         save_every: seconds between two checkpoints.
 
     Raises:
@@ -87,7 +90,7 @@ def train(
     if not math.isfinite(steps):
         raise MarletError(f"steps is {steps}, but must be a whole number (environment steps of each seed).")
     plan = experiment.Plan(
-        steps=int(steps),
+        steps=steps,
         seeds=seeds,
         seed=seed,
         evaluations=evaluations,
@@ -97,15 +100,19 @@ def train(
     )
     pictures.ready(Path(out))
     env = env_of(env)
-    algorithm = make_algorithm(algorithm) if isinstance(algorithm, str) else algorithm
-    algorithm = against(algorithm, versus, league)
+    algorithm = against(algorithm_of(algorithm), versus, league)
     with within_memory(algorithm):
-        training = training_of(env, algorithm, plan, workers)
+        training = training_of(env, algorithm, plan, workers, step_timeout)
         return pictured(experiment.train(training, plan, env=record_of(env), out=out, name=name, quiet=quiet))
 
 
 def resume(
-    path: str | Path, *, env: str | Env | Factory | None = None, quiet: bool = False, workers: int | None = None
+    path: str | Path,
+    *,
+    env: str | Env | Factory | None = None,
+    quiet: bool = False,
+    workers: int | None = None,
+    step_timeout: float = STEP_TIMEOUT,
 ) -> Run:
     """Go on with a run from its newest sound checkpoint, bit for bit as if it had never stopped.
 
@@ -123,7 +130,7 @@ def resume(
         raise MarletError(f"{run.path} was begun in {begun}, so it cannot go on in {given}.")
     algorithm = rebuild(run.options["algorithm"])
     with within_memory(algorithm):
-        training = training_of(world, algorithm, plan, workers)
+        training = training_of(world, algorithm, plan, workers, step_timeout)
         return pictured(experiment.resume(run, training, plan, quiet=quiet))
 
 
@@ -165,17 +172,17 @@ def against(
         MarletError: for a name that is neither, or a league without opponents.
     """
     names = list(filter(None, versus.split(","))) if isinstance(versus, str) else versus
-    others = [names] if isinstance(names, Path | Algorithm) else list(names)
+    others = list(names) if isinstance(names, Sequence) else [names]
     if not others:
         if league != "latest":
             raise MarletError(f"The league '{league}' needs opponents: say which by versus, such as --versus ippo.")
         return algorithm
 
     def opponent(one: str | Path | Algorithm, side: int) -> Algorithm:
-        if isinstance(one, Algorithm):
-            return one
-        check_opponent(str(one))
-        return frozen(one, side=side) if Path(one).is_dir() else make_algorithm(str(one))
+        if isinstance(one, str | Path):
+            check_opponent(str(one))
+            return frozen(one, side=side) if Path(one).is_dir() else make_algorithm(str(one))
+        return algorithm_of(one)
 
     return sides_of(algorithm, *(opponent(one, k + 1) for k, one in enumerate(others)), league=league)
 
@@ -195,6 +202,7 @@ def evaluate(
     Raises:
         MarletError: if the environment's agents do not see or do what was trained.
     """
+    episodes = whole("episodes", episodes)
     return evaluation.evaluate(load(path, seed=seed), env_of_run(Run(path), env), episodes=episodes, again=again)
 
 
@@ -226,7 +234,7 @@ def check_env(env: str | Env | Factory, *, episodes: int = 3, seed: int = 0) -> 
     Raises:
         EnvironmentFault: at the first breach: what, which agent, what was expected and the cure.
     """
-    env = env_of(env)
+    env, episodes = env_of(env), whole("episodes", episodes)
     if not isinstance(env, Factory):
         return check_marlet_env(env, seed=seed, episodes=episodes)
     draws, ended = np.random.default_rng(seed), 0
@@ -245,8 +253,40 @@ def check_env(env: str | Env | Factory, *, episodes: int = 3, seed: int = 0) -> 
 
 
 def env_of(env: str | Env | Factory, options: Mapping[str, Any] | None = None) -> Env | Factory:
-    """The environment itself, made by its name where a name is given."""
-    return make_env(env, options) if isinstance(env, str) else env
+    """The environment itself, made by its name where a name is given.
+
+    Raises:
+        MarletError: for what is neither.
+    """
+    if isinstance(env, str):
+        return make_env(env, options)
+    if not isinstance(env, Env | Factory):
+        raise MarletError(
+            f"{_said(env)} is not an environment. Give one that is made, such as marlet.Spread(), or its name, such as "
+            "'spread' or 'my_module:make_env'."
+        )
+    return env
+
+
+def algorithm_of(algorithm: str | Algorithm) -> Algorithm:
+    """The algorithm itself, made by its name where a name is given.
+
+    Raises:
+        MarletError: for what is neither.
+    """
+    if isinstance(algorithm, str):
+        return make_algorithm(algorithm)
+    if not isinstance(algorithm, Algorithm):
+        raise MarletError(
+            f"{_said(algorithm)} is not an algorithm. Give one that is made, such as marlet.qmix(), or its name: 'qmix'."
+        )
+    return algorithm
+
+
+def _said(thing: Any) -> str:
+    """What was given, in a word or two."""
+    kind = "class" if isinstance(thing, type) else "function" if callable(thing) else ""
+    return f"The {kind} {thing.__name__}" if kind and hasattr(thing, "__name__") else repr(thing)
 
 
 def env_of_run(run: Run, env: str | Env | Factory | None = None) -> Env | Factory:
@@ -259,7 +299,13 @@ def env_of_run(run: Run, env: str | Env | Factory | None = None) -> Env | Factor
     return with_record(made, record) if same else made
 
 
-def training_of(env: Env | Factory, algorithm: Algorithm, plan: experiment.Plan, workers: int | None) -> Trainer:
+def training_of(
+    env: Env | Factory,
+    algorithm: Algorithm,
+    plan: experiment.Plan,
+    workers: int | None,
+    step_timeout: float = STEP_TIMEOUT,
+) -> Trainer:
     """The program that trains, compiled or with the environment on the host.
 
     Raises:
@@ -276,7 +322,9 @@ def training_of(env: Env | Factory, algorithm: Algorithm, plan: experiment.Plan,
         raise MarletError(f"{misfit} {_cure(env, algorithm, spec)}") from None
     one_device_per_core()
     if isinstance(env, Factory):
-        return HostTraining(env, algorithm, seed=plan.seed, seeds=plan.seeds, workers=workers)
+        if not step_timeout > 0:
+            raise MarletError(f"step_timeout is {step_timeout}, but must be more than 0 seconds.")
+        return HostTraining(env, algorithm, seed=plan.seed, seeds=plan.seeds, workers=workers, timeout=step_timeout)
     return Training(env, algorithm, seed=plan.seed, seeds=plan.seeds)
 
 

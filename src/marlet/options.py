@@ -101,6 +101,23 @@ def _check(owner: str, field: dataclasses.Field, value: Any) -> None:
         raise MarletError(f"{owner}: {field.name} is {value}, but must be {bounds} ({field.metadata['help']}).")
 
 
+def whole(name: str, value: Any, low: int = 1) -> int:
+    """A whole number, be it a float such as 1e6.
+
+    Raises:
+        MarletError: for anything else, or less than `low`.
+    """
+    try:
+        number = int(value)
+        if isinstance(value, (str, bool)) or number != value:
+            raise ValueError
+    except (TypeError, ValueError, OverflowError):
+        raise MarletError(f"{name} is {value!r}, but must be a whole number.") from None
+    if number < low:
+        raise MarletError(f"{name} is {number}, but must be at least {low}.")
+    return number
+
+
 def describe(holder: Any) -> dict[str, Any]:
     """An environment, algorithm or part as plain JSON values, for the run's record: its class's name and every option."""
     return {"type": type(holder).__name__} | {

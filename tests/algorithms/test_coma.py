@@ -228,4 +228,6 @@ def test_what_does_not_fit_is_refused_with_the_cure():
         coma().check(dataclasses.replace(spec, continuous=True))
     with pytest.raises(MarletError, match=r"2 teams.*ippo or mappo"):
         coma().check(dataclasses.replace(spec, teams=(0, 1)))
+    with pytest.raises(MarletError, match=r"minibatches is 7, .* 6 sequences.*fewer minibatches"):
+        coma(envs=2, length=3, minibatches=7).check(spec)
     coma().check(spec)

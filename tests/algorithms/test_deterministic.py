@@ -124,6 +124,21 @@ def test_two_critics_are_two():
     assert np.asarray(promising(-100.0)).max() < -80
 
 
+@pytest.mark.parametrize("spec", [CHOICES, VECTORS])
+@pytest.mark.parametrize(("make", "soft"), [(masac, True), (maddpg, False)])
+def test_soft_actors_are_judged_by_what_they_do_now(make, soft, spec):
+    """And the others by what their target does: the one that is not asked changes nothing."""
+    algorithm = make(**TINY)
+    learned = begun(algorithm, spec)
+    e = sequences(algorithm, spec, key=jax.random.key(1))
+    targets = jax.jit(lambda learned: algorithm._targets(learned, e, key=jax.random.key(2)))
+    moved = lambda nets: jax.tree.map(lambda leaf: leaf + 1.0, nets.actor)  # noqa: E731
+    now = eqx.tree_at(lambda learned: learned.online.actor, learned, moved(learned.online))
+    before = eqx.tree_at(lambda learned: learned.target.actor, learned, moved(learned.target))
+    same = lambda changed: np.allclose(targets(changed), targets(learned), atol=1e-6)  # noqa: E731
+    assert (same(now), same(before)) == (not soft, soft)
+
+
 def test_actors_and_targets_wait_for_their_turn():
     algorithm = matd3(length=4, batch=4, target_rate=0.5, **TINY)
     learned = begun(algorithm, VECTORS)

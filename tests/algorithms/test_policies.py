@@ -110,6 +110,19 @@ def test_no_pass_profits_beyond_the_clip():
     assert steepness(np.log(0.5), 1.0) > 0
 
 
+@pytest.mark.parametrize("advantage", [1.0, 0.0, -1.0])
+@pytest.mark.parametrize("shift", [200.0, -200.0])
+def test_a_policy_that_has_moved_very_far_still_has_a_gradient(shift, advantage):
+    algorithm = ippo(envs=2, length=2, minibatches=1, **TINY)
+    learned, lessons, _ = lessons_of(algorithm, Matrix())
+    moved = dataclasses.replace(
+        lessons, log_prob=lessons.log_prob - shift, advantage=jnp.full_like(lessons.advantage, advantage)
+    )
+    loss = lambda actor: algorithm._actor_loss(learned, actor, moved, jax.random.key(0))[0]  # noqa: E731
+    value, gradient = jax.value_and_grad(loss)(learned.actor)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((value, gradient)))
+
+
 def test_each_agent_learns_from_what_those_before_it_changed(monkeypatch):
     """The second agent's advantages are multiplied by how much likelier the first has made its own actions.
 
@@ -174,6 +187,15 @@ def test_the_endless_game_is_worth_ten(make, known, options):
     ((cut,), (dead,)) = values_of(algorithm, 32_000, value, known=known)
     assert cut == pytest.approx(10.0, rel=0.03)
     assert dead < 7.0
+
+
+@pytest.mark.parametrize("normaliser", [PopArt(rate=0.5), Running(rate=0.5), Raw()])
+def test_values_move_from_what_the_critic_says_when_learning_begins(normaliser):
+    """`value_clip` holds them near it; statistics that have moved on must not look like a move of the critic."""
+    algorithm = ippo(envs=2, length=3, minibatches=1, normaliser=normaliser, **TINY)
+    after, lessons, _ = lessons_of(algorithm, Endless())
+    _, outputs = after.critic.unroll(lessons.critic_memory[0], lessons.seen, lessons.first)
+    np.testing.assert_allclose(outputs[..., 0], lessons.value, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("known", [True, False])

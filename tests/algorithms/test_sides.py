@@ -138,6 +138,16 @@ def test_in_each_half_one_side_is_what_it_is_now_and_the_other_what_it_was():
     np.testing.assert_array_equal(greedy, 0)  # evaluations are between what both are now
 
 
+@pytest.mark.parametrize("batch", [1, 3])
+def test_what_cannot_be_halved_is_played_by_what_all_are_now(batch):
+    both = league_of(every=1)
+    learned, _ = played(both, PENNIES, 2)
+    step = said(np.ones((batch, 2, 1)), actions=2)
+    memory, action, _ = both.act(learned, both.blank(learned, batch), step, key=jax.random.key(0))
+    assert action.shape == (batch, 2)
+    assert jax.tree.map(jnp.shape, memory) == jax.tree.map(jnp.shape, both.blank(learned, batch))
+
+
 def test_the_hardest_are_met_more_often():
     both = dataclasses.replace(league_of(every=100), league="hardest")
     learned, _ = played(both, PENNIES, 2)
@@ -205,6 +215,20 @@ def test_a_run_that_is_killed_at_once_goes_on_against_the_same_policy(run, tmp_p
     shutil.rmtree(tmp_path / "killed" / "checkpoints")
     with pytest.raises(CheckpointFault, match="stopped before its first checkpoint"):
         marlet.resume(tmp_path / "killed", quiet=True)
+
+
+def test_a_frozen_learner_leaves_its_replay_behind():
+    algorithm = iql(envs=2, capacity=4000, **TINY)
+    learned = algorithm.init(PENNIES.spec, key=jax.random.key(0))
+    frozen = Frozen(name="other", algorithm=algorithm, learned=learned)
+    spec = PENNIES.spec
+    kept = frozen.init(spec, key=jax.random.key(1))
+    assert all(map(np.array_equal, jax.tree.leaves(kept), bare(learned)))
+    assert sum(leaf.size for leaf in jax.tree.leaves(kept)) < 200
+    step = said(np.ones((3, 2, 1)), actions=2)
+    acted = lambda rule, learned: rule.act(learned, rule.blank(learned, 3), step, key=jax.random.key(2))[1]  # noqa: E731
+    np.testing.assert_array_equal(acted(frozen, kept), acted(algorithm, learned))
+    assert frozen.update(kept, None, key=jax.random.key(3))[0] is kept
 
 
 def checkpoint_bytes(run):

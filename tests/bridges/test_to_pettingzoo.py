@@ -144,6 +144,22 @@ def test_actions_must_be_of_the_living(actions, message):
         env.step(actions)
 
 
+@pytest.mark.parametrize(
+    ("continuous", "action"),
+    [
+        *[(False, action) for action in (3, 99, -3, 1.5, 1.0, "1", True, None, [1, 1])],
+        *[(True, action) for action in ([0, 0], [0, 0, np.nan], [0, np.inf, 0], 0.5, ["a", "b", "c"])],
+    ],
+)
+def test_actions_that_there_are_not_are_refused(continuous, action):
+    env = ParallelMarlet(Countdown(continuous=continuous))
+    env.reset()
+    good = np.zeros(3, np.float32) if continuous else np.int64(1)
+    with pytest.raises(MarletError, match=r"'agent_2' was given the action .*, which is not in (Box|Discrete)"):
+        env.step(dict.fromkeys(env.agents, good) | {"agent_2": action})
+    env.step(dict.fromkeys(env.agents, good))
+
+
 def test_steps_are_traced_once():
     traces = []
 

@@ -3,6 +3,7 @@
 
 import os
 import signal
+import subprocess
 import sys
 import time
 
@@ -102,6 +103,26 @@ class Secretive(Dice):
 class Hangs(Dice):
     def step(self, actions):
         time.sleep(1e9)
+
+
+class Sleepy(Dice):
+    """Takes a quarter of a second for a step."""
+
+    def step(self, actions):
+        time.sleep(0.25)
+        return super().step(actions)
+
+
+class Served(Dice):
+    """Starts a process of its own, as those do that play in a game's server; rewards say which."""
+
+    def __init__(self):
+        super().__init__()
+        self.server = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(1000)"])
+
+    def step(self, actions):
+        obs, _, *rest = super().step(actions)
+        return obs, dict.fromkeys(self.possible_agents, self.server.pid), *rest
 
 
 class Crashes(Dice):

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import host_worlds as worlds
 import jax
@@ -320,6 +321,48 @@ def test_a_hanging_environment_is_ended_and_shows_where_it_was():
 def test_an_environment_that_cannot_be_built(workers):
     with pytest.raises(EnvironmentFault, match="could not be built: RuntimeError: no licence found"):
         HostEnv(Factory("host_worlds", "Unbuildable"), 1, workers=workers)
+
+
+def test_patience_is_for_each_copy():
+    """Four copies that take a quarter of a second each take longer together than one may."""
+    with HostEnv(Factory("host_worlds", "Sleepy"), 4, workers=1, timeout=0.6) as env:
+        env.reset(0)
+        env.step(actions(1, batch=4)[0])
+
+
+@pytest.mark.parametrize("how", ["closed", "worker killed", "parent killed"])
+def test_what_an_environment_has_started_ends_with_it(how):
+    if how == "parent killed":
+        rest = "print(int(env.step(np.zeros((2, 2), int))[0].reward[0, 0]), flush=True); time.sleep(100)"
+        code = FORGETFUL.format(folder=os.path.dirname(worlds.__file__), name="Served", rest=rest)
+        parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+        parent.stdout.readline()
+        server = int(parent.stdout.readline())
+        parent.kill()
+        parent.wait()
+    else:
+        env = HostEnv(Factory("host_worlds", "Served"), 1, workers=1)
+        env.reset(0)
+        server = int(env.step(actions(1, batch=1)[0])[0].reward[0, 0])
+        assert not ended(server)
+        if how == "closed":
+            env.close()
+        else:
+            env._crew.workers[0].process.kill()
+            with pytest.raises(EnvironmentFault, match="SIGKILL"):
+                env.step(actions(1, batch=1)[0])
+    deadline = time.monotonic() + 5
+    while not ended(server) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert ended(server)
+
+
+def ended(pid):
+    """Whether a process is gone, or only waits to be counted."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return gone(pid)
 
 
 def test_no_worker_outlives_close_and_close_may_be_repeated():

@@ -160,6 +160,8 @@ def test_a_learning_rule_is_traced_once_and_few_programs_are_compiled(seeds, cap
         ("reward", "a reward that is not finite"),
         ("obs", "an observation that is not finite"),
         ("mask", "no legal action"),
+        ("cost", "a cost that is not finite"),
+        ("state", "a state that is not finite"),
     ],
 )
 def test_a_broken_environment_is_named_within_the_chunk(what, told, tmp_path):
@@ -171,7 +173,8 @@ def test_a_broken_environment_is_named_within_the_chunk(what, told, tmp_path):
     with pytest.raises(EnvironmentFault) as fault:
         training.advance(30)
     assert fault.value.exit_code == 3
-    assert "environment 7, agent agent_2, after 1234 steps" in str(fault.value)
+    whose = "" if what == "state" else "agent agent_2, "
+    assert f"environment 7, {whose}after 1234 steps" in str(fault.value)
     assert told in str(fault.value)
     with pytest.raises(EnvironmentFault):
         marlet.train(

@@ -26,7 +26,7 @@ class Ledger(Env):
 
     longest: int = option(5, "steps", low=0)
     horizon: int = option(0, "steps", low=0)
-    poisoned: str = option("", "what breaks", choices=("", "reward", "obs", "mask"))
+    poisoned: str = option("", "what breaks", choices=("", "reward", "obs", "mask", "cost", "state"))
 
     @property
     def spec(self):
@@ -57,11 +57,12 @@ class Ledger(Env):
         return make_step(
             self.spec,
             obs=obs + (nan[:, None] if self.poisoned == "obs" else 0),
-            state=jnp.ones(1),
+            state=jnp.ones(1) + (nan.sum() if self.poisoned == "state" else 0),
             reward=reward + (nan if self.poisoned == "reward" else 0),
             available=~poison[:, None] & jnp.ones(4, bool) if self.poisoned == "mask" else None,
             alive=jnp.broadcast_to(~dies, 3),
             truncated=over & ~dies,
+            cost=reward * 0 + (nan if self.poisoned == "cost" else 0),
         )
 
     def steps_of(self, tag):

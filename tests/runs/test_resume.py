@@ -1,6 +1,7 @@
 """Runs that are killed, stopped or started twice: resumed, they end bit for bit where they would have ended."""
 
 import csv
+import errno
 import hashlib
 import json
 import os
@@ -16,7 +17,7 @@ import pytest
 
 import marlet
 from marlet import cli
-from marlet.errors import MarletError
+from marlet.errors import MarletError, StorageFault
 from marlet.runs import checkpoint
 from marlet.runs.directory import Lock, MetricsFile, Run
 
@@ -297,6 +298,24 @@ def test_metrics_are_cut_to_what_the_checkpoint_knows(tmp_path):
     metrics.cut(0)
     metrics.append([{"other": 3.0}])
     assert (tmp_path / "metrics.csv").read_text() == "other\n3\n"
+
+
+def test_whole_numbers_keep_all_their_digits(tmp_path):
+    metrics = MetricsFile(tmp_path / "metrics.csv")
+    metrics.append([{"steps": 12_345_678_901, "seed": float(2**31 - 1), "return": 1 / 3, "most": float("inf")}])
+    assert (tmp_path / "metrics.csv").read_text().split()[1] == "12345678901,2147483647,0.333333333,inf"
+
+
+def test_a_full_disk_is_told_in_a_sentence(tmp_path, monkeypatch):
+    with pytest.raises(StorageFault, match=r"Could not write /dev/full: No space left.*--resume"):
+        MetricsFile(Path("/dev/full")).append([{"steps": 1.0}])
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(np, "save", full)
+    with pytest.raises(StorageFault, match=r"Could not write .*tables: No space left"):
+        marlet.train("two_step", "tabular_iql", steps=10, evaluations=1, episodes=1, out=tmp_path, quiet=True)
 
 
 # Environments from outside Marlet

@@ -81,3 +81,16 @@ def needs_one_team(name: str, spec: Spec, *, cure: str) -> None:
     teams = len(set(spec.teams))
     if teams > 1:
         raise MarletError(f"{name} learns one value for one team, but this environment has {teams} teams. {cure}")
+
+
+def needs_sequences(name: str, minibatches: int, envs: int, sequences: int) -> None:
+    """Refuse more minibatches than there are sequences: each would be empty, and nothing learned.
+
+    Raises:
+        MarletError: naming the algorithm, the numbers and the cure.
+    """
+    if minibatches > sequences:
+        raise MarletError(
+            f"{name}: minibatches is {minibatches}, but a rollout of {envs} environments has {sequences} sequences to "
+            "part. Use more envs, or fewer minibatches."
+        )

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int
 
-from marlet.algorithms.base import Algorithm, needs_choices, needs_one_team
+from marlet.algorithms.base import Algorithm, needs_choices, needs_one_team, needs_sequences
 from marlet.equations.choices import chosen
 from marlet.equations.distributions import choice_entropy, draw_choice, log_chances
 from marlet.equations.returns import continues, lambda_returns
@@ -82,7 +82,9 @@ class CounterfactualActors(Algorithm):
     learning_rate_steps: int = option(
         5_000_000, "environment steps over which it falls; 0: it is the end's at once", low=0
     )
-    max_gradient: float = option(1.0, "longest gradient of a network; longer ones are shortened to it", low=0.0)
+    max_gradient: float = option(
+        1.0, "longest gradient of a network; longer ones are shortened to it; 0: no limit", low=0.0
+    )
     epochs: int = option(2, "passes of the critic over a rollout", low=1)
     minibatches: int = option(4, "parts of a rollout, each of which makes one gradient step of the critic", low=1)
     target_rate: float = option(0.05, "how far the target critic moves towards the critic", low=0.0, high=1.0)
@@ -93,6 +95,7 @@ class CounterfactualActors(Algorithm):
     def check(self, spec: Spec) -> None:
         needs_choices("COMA", spec)
         needs_one_team("COMA", spec, cure="Use ippo or mappo, whose agents keep their own aims.")
+        needs_sequences("COMA", self.minibatches, self.envs, self.envs * self.length)
 
     def init(self, spec: Spec, *, key: Key) -> Learned:
         actor_key, critic_key = jax.random.split(key)

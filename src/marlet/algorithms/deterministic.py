@@ -100,11 +100,11 @@ class ActorCritic(Algorithm):
         2_000_000, "environment steps over which it falls; 0: it is the end's at once", low=0
     )
     actor_rate: float = option(0.5, "step size of the actors, as a multiple of the critics'", low=0.0)
-    max_gradient: float = option(1.0, "longest gradient; longer ones are shortened to it", low=0.0)
+    max_gradient: float = option(1.0, "longest gradient; longer ones are shortened to it; 0: no limit", low=0.0)
     batch: int = option(64, "sequences a gradient step learns from", low=1)
     updates: int = option(1, "gradient steps after each rollout", low=1)
     capacity: int = option(200_000, "transitions the replay holds", low=1)
-    warmup: int = option(5_000, "transitions collected before learning begins", low=0)
+    warmup: int = option(5_000, "environment steps before learning begins", low=0)
     target_rate: float = option(0.02, "how far the targets move towards what they follow", low=0.0, high=1.0)
 
     def check(self, spec: Spec) -> None:
@@ -216,10 +216,12 @@ class ActorCritic(Algorithm):
         return learned, metrics | {"gain": gain, "temperature": jnp.exp(learned.log_temperature)}
 
     def _targets(self, learned: Learned, e: Experience, *, key: Key) -> Float[Array, "T K m"]:
-        """The reward and the worth of the next step, where the target actors act and the less sanguine critic judges."""
+        """The reward and the worth of the next step, where the less sanguine critic judges what the target actors do; or,
+        of soft actors, what they do now (Haarnoja et al. 2018, arXiv:1801.01290, equation 3)."""
         target = learned.target
-        memories, outputs = target.actor.unroll(e.memory, e.seen.obs, e.first)
-        _, finals = target.actor.step(at_cuts(memories[:-1], e.cuts.at), e.cuts.seen.obs)
+        actor = jax.lax.stop_gradient(learned.online.actor) if self.soft else target.actor
+        memories, outputs = actor.unroll(e.memory, e.seen.obs, e.first)
+        _, finals = actor.step(at_cuts(memories[:-1], e.cuts.at), e.cuts.seen.obs)
         outputs, next = following(outputs, finals, e.cuts.at), e.next
         action, log_prob = self._chosen(learned.spec, outputs, next.available, key=key, exploring=False)
         values = self._values(target.critics, learned.spec, next.obs, next.state, action, action, e.next_alive)

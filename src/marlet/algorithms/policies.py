@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int
 
-from marlet.algorithms.base import Algorithm, needs_one_team
+from marlet.algorithms.base import Algorithm, needs_one_team, needs_sequences
 from marlet.equations.returns import continues, lambda_returns
 from marlet.equations.schedules import counted, linear
 from marlet.errors import MarletError
@@ -60,7 +60,7 @@ class Lessons(eqx.Module):
     """Of the action, when it was chosen."""
     advantage: Float[Array, "L K n"]
     value: Float[Array, "L K n"]
-    """What the critic said, in its units."""
+    """What the critic said, in its units; rescaled where the critic was."""
     target: Float[Array, "L K n"]
     """What it should have said."""
     acts: Bool[Array, "L K n"]
@@ -107,7 +107,9 @@ class PolicyGradient(Algorithm):
     learning_rate_steps: int = option(
         5_000_000, "environment steps over which it falls; 0: it is the end's at once", low=0
     )
-    max_gradient: float = option(0.5, "longest gradient of a network; longer ones are shortened to it", low=0.0)
+    max_gradient: float = option(
+        0.5, "longest gradient of a network; longer ones are shortened to it; 0: no limit", low=0.0
+    )
     epochs: int = option(4, "passes over a rollout", low=1)
     minibatches: int = option(4, "parts of a rollout, each of which makes one gradient step", low=1)
     clip: float = option(
@@ -127,12 +129,7 @@ class PolicyGradient(Algorithm):
                 f"{self.name}: head is 'categorical', but this environment's actions are vectors of size "
                 f"{spec.num_actions}. Use 'gaussian' or 'squashed'."
             )
-        sequences = self.envs * (1 if self.memory else self.length)
-        if self.minibatches > sequences:
-            raise MarletError(
-                f"{self.name}: minibatches is {self.minibatches}, but a rollout of {self.envs} environments has "
-                f"{sequences} sequences to part. Use more envs, or fewer minibatches."
-            )
+        needs_sequences(self.name, self.minibatches, self.envs, self.envs * (1 if self.memory else self.length))
         if self.sequential:
             needs_one_team(self.name, spec, cure="Use ippo or mappo, whose agents keep their own aims.")
             if self.sharing != "own":
@@ -255,7 +252,9 @@ class PolicyGradient(Algorithm):
             action=t.action,
             log_prob=t.extra["log_prob"],
             advantage=standardised(advantage, t.now.alive, learned.actor.uses, axis) if self.standardise else advantage,
-            value=self.normaliser.normalised(statistics, critic, value),
+            value=outputs[..., 0]
+            if critic is learned.critic
+            else self.normaliser.normalised(statistics, critic, value),
             target=self.normaliser.normalised(statistics, critic, returns),
             acts=t.now.alive,
             counts=counts,
@@ -299,7 +298,7 @@ class PolicyGradient(Algorithm):
             optimiser = jax.tree.map(only, optimiser_after, optimiser)
             _, outputs = actor.unroll(lessons.actor_memory[0], lessons.obs, lessons.first)
             likelier = head.log_prob(outputs, lessons.available, lessons.action) - lessons.log_prob
-            factor = factor * jnp.exp(jnp.where(own.acts, likelier, 0.0).sum(-1))
+            factor = factor * _ratio(jnp.where(own.acts, likelier, 0.0).sum(-1))
             return (actor, optimiser, factor), metrics
 
         start = (learned.actor, learned.actor_optimiser, jnp.ones(lessons.first.shape))
@@ -324,7 +323,7 @@ class PolicyGradient(Algorithm):
         entropy_weight = linear(learned.steps, self.entropy, self.entropy_end, self.entropy_steps)
         _, outputs = actor.unroll(lessons.actor_memory[0], lessons.obs, lessons.first)
         change = head.log_prob(outputs, lessons.available, lessons.action) - lessons.log_prob
-        ratio = jnp.exp(jnp.where(lessons.acts, change, 0.0))
+        ratio = _ratio(jnp.where(lessons.acts, change, 0.0))
         bounded = jnp.clip(ratio, 1 - self.clip, 1 + self.clip)
         gain = jnp.minimum(ratio * lessons.advantage, bounded * lessons.advantage)
         mean = partial(mean_of, counts=lessons.acts, number=number)
@@ -393,6 +392,11 @@ class PolicyGradient(Algorithm):
         any_mate = lambda flags: (flags[..., None, :] & mates).any(-1)  # noqa: E731
         reward = jnp.einsum("ij,...j->...i", mates / mates.sum(-1, keepdims=True), t.next.reward)
         return reward, any_mate(t.now.alive), any_mate(t.next.alive)
+
+
+def _ratio(change: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
+    """How much likelier, from a difference of log-probabilities; within e^20, since infinity times 0 is no number."""
+    return jnp.exp(jnp.clip(change, -20.0, 20.0))
 
 
 ONE_PASS = {"epochs": 1, "minibatches": 1, "learning_rate": 3e-3, "learning_rate_end": 3e-4}

@@ -60,7 +60,7 @@ class Frozen(Algorithm):
             if self.learned is not None:
                 begun = jax.eval_shape(lambda key: self.algorithm.init(spec, key=key), jax.random.key(0))
                 shapes = lambda tree: [np.shape(leaf) for leaf in jax.tree.leaves(tree)]  # noqa: E731
-                fits = shapes(self.learned) == shapes(begun)
+                fits = shapes(_without_replay(self.learned)) == shapes(_without_replay(begun))
         except MarletError:
             fits = False
         if not fits:
@@ -71,11 +71,13 @@ class Frozen(Algorithm):
             )
 
     def init(self, spec: Spec, *, key: Key) -> Learned:
-        """What was learned; when a run is resumed, the checkpoint fills in what it was."""
-        begun = self.algorithm.init(spec, key=key)
+        """What was learned, but for the replay, from which nobody learns any more; when a run is resumed, the checkpoint
+        fills in what it was."""
+        begun = _without_replay(self.algorithm.init(spec, key=key))
         if self.learned is None:
             return begun
-        return jax.tree.unflatten(jax.tree.structure(begun), map(jnp.asarray, jax.tree.leaves(self.learned)))
+        leaves = jax.tree.leaves(_without_replay(self.learned))
+        return jax.tree.unflatten(jax.tree.structure(begun), map(jnp.asarray, leaves))
 
     def blank(self, learned: Learned, batch: int) -> Memory:
         return self.algorithm.blank(learned, batch)
@@ -150,11 +152,12 @@ class Sides(Algorithm):
     ) -> tuple[Memory, Action, PyTree[Array]]:
         members = members_of(learned.spec)
         keys = jax.random.split(key, len(members))
-        half = step.truncated.shape[0] // 2
+        half, odd = divmod(step.truncated.shape[0], 2)
+        latest = greedy or odd or not learned.leagues  # what cannot be halved is played by what all are now
         memories, actions, extras = [], [], []
         for k, side in enumerate(self._sides()):
             seen = step_of(step, members[k])
-            if greedy or not learned.leagues:
+            if latest:
                 remembered, action, extra = side.act(learned.sides[k], memory[k], seen, key=keys[k], greedy=greedy)
             else:
                 league = learned.leagues[k]
@@ -294,6 +297,10 @@ def with_replay(past: list[Array], now: Learned) -> Learned:
     leaves, shape = jax.tree.flatten(now, is_leaf=_is_replay)
     arrays = iter(past)
     return shape.unflatten([leaf if _is_replay(leaf) else next(arrays) for leaf in leaves])
+
+
+def _without_replay(learned: Learned) -> Learned:
+    return jax.tree.map(lambda part: () if _is_replay(part) else part, learned, is_leaf=_is_replay)
 
 
 def _is_replay(part: Any) -> bool:

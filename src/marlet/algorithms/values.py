@@ -14,13 +14,16 @@ from marlet.equations.choices import chosen, epsilon_greedy, masked
 from marlet.equations.returns import continues, n_step_returns
 from marlet.equations.schedules import counted, linear
 from marlet.options import changed, option
-from marlet.parts.descent import mean_of, numbers_of
+from marlet.parts.descent import mean_of, numbers_of, optimiser
 from marlet.parts.experience import Experience, at_cuts, following
 from marlet.parts.mixers import Apart, Mixer, Monotonic, Sum
 from marlet.parts.nets import Team, soft_update, uses_of
 from marlet.parts.replay import Replay
 from marlet.parts.shards import apart, averaged, own_share
 from marlet.types import Key, Memory, Metrics, Rollout, Spec, Step
+
+EPS = 1e-8
+"""Adam's own: values move by small gradients too."""
 
 
 class Weights(eqx.Module):
@@ -70,11 +73,11 @@ class QLearning(Algorithm):
     learning_rate_steps: int = option(
         1_000_000, "environment steps over which it falls; 0: it is the end's at once", low=0
     )
-    max_gradient: float = option(10.0, "longest gradient; longer ones are shortened to it", low=0.0)
+    max_gradient: float = option(10.0, "longest gradient; longer ones are shortened to it; 0: no limit", low=0.0)
     batch: int = option(32, "sequences a gradient step learns from", low=1)
     updates: int = option(1, "gradient steps after each rollout", low=1)
     capacity: int = option(100_000, "transitions the replay holds", low=1)
-    warmup: int = option(5_000, "transitions collected before learning begins", low=0)
+    warmup: int = option(5_000, "environment steps before learning begins", low=0)
     target_rate: float = option(0.02, "how far the target network moves towards the online one", low=0.0, high=1.0)
     target_period: int = option(1, "gradient steps between two moves of the target network", low=1)
     epsilon_start: float = option(1.0, "chance of a random action at the beginning", low=0.0, high=1.0)
@@ -103,7 +106,7 @@ class QLearning(Algorithm):
         return Learned(
             online=online,
             target=jax.tree.map(jnp.copy, online),
-            optimiser=self._optimiser().init(online),
+            optimiser=optimiser(self.max_gradient, EPS).init(online),
             replay=Replay.empty(spec, length=self.length, memory=self.memory, envs=self.envs, capacity=self.capacity),
             steps=jnp.zeros((), jnp.int32),
             updates=jnp.zeros((), jnp.int32),
@@ -141,9 +144,9 @@ class QLearning(Algorithm):
             return parts, jax.tree.map(lambda leaf: jnp.full(leaf.shape, jnp.nan, leaf.dtype), shapes)
 
         parts, metrics = jax.lax.cond(steps >= self.warmup, improve, wait, parts)
-        online, target, optimiser, updates = parts
+        online, target, state, updates = parts
         learned = replace(
-            learned, online=online, target=target, optimiser=optimiser, updates=updates, replay=replay, steps=steps
+            learned, online=online, target=target, optimiser=state, updates=updates, replay=replay, steps=steps
         )
         return learned, jax.tree.map(jnp.mean, metrics)
 
@@ -151,16 +154,16 @@ class QLearning(Algorithm):
         self, parts, replay: Replay, learning_rate: Float[Array, ""], spec: Spec, axis: str | None, *, key: Key
     ):
         """One gradient step on sequences from the replay, and a move of the target network."""
-        online, target, optimiser, updates = parts
+        online, target, state, updates = parts
         sequences = replay.sample(own_share(self.batch, axis), key=apart(key, axis))
         number = numbers_of(self.mixer.lives(sequences.alive), spec, axis)
         gradient, metrics = averaged(jax.grad(self._loss, has_aux=True)(online, target, sequences, number), axis)
-        direction, optimiser = self._optimiser().update(gradient, optimiser)
+        direction, state = optimiser(self.max_gradient, EPS).update(gradient, state)
         online = jax.tree.map(lambda weight, step: weight - learning_rate * step, online, direction)
         updates = updates + 1
         rate = jnp.where(updates % self.target_period == 0, self.target_rate, 0.0)
         target = soft_update(target, online, rate)
-        return (online, target, optimiser, updates), metrics | {"gradient": optax.tree.norm(gradient)}
+        return (online, target, state, updates), metrics | {"gradient": optax.tree.norm(gradient)}
 
     def _loss(
         self, online: Weights, target: Weights, e: Experience, number: Float[Array, ""] | None = None
@@ -186,10 +189,6 @@ class QLearning(Algorithm):
         mean = partial(mean_of, counts=self.mixer.lives(e.alive), number=number)
         loss = mean(error**2)
         return loss, {"loss": loss, "value": mean(predicted), "error": mean(jnp.abs(error))}
-
-    def _optimiser(self) -> optax.GradientTransformation:
-        """Adam's direction from clipped gradients; the step size is applied apart, so that it may be a traced value."""
-        return optax.chain(optax.clip_by_global_norm(self.max_gradient), optax.scale_by_adam())
 
 
 def _next_values(

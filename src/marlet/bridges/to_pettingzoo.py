@@ -77,7 +77,9 @@ class ParallelMarlet(ParallelEnv[str, np.ndarray, Any]):
         """Let the living act at once.
 
         Raises:
-            MarletError: where the episode is over, an agent alive has no action, or an action is named for nobody.
+            MarletError: where the episode is over, an agent alive has no action or one that there is not, or an action is
+                named for nobody. What the mask closes may be tried, as PettingZoo's own tests do; the environment says
+                what comes of it.
         """
         before = self.agents
         if not before:
@@ -136,5 +138,13 @@ class ParallelMarlet(ParallelEnv[str, np.ndarray, Any]):
         shape = (spec.num_agents, spec.num_actions) if spec.continuous else (spec.num_agents,)
         joint = np.zeros(shape, np.float32 if spec.continuous else np.int32)
         for agent in self.agents:
-            joint[self.possible_agents.index(agent)] = actions[agent]
+            action, space = np.asarray(actions[agent]), self._action_spaces[agent]
+            if spec.continuous:
+                there = action.shape == space.shape and np.issubdtype(action.dtype, np.number)
+                there = there and bool(np.isfinite(action).all())
+            else:
+                there = action.shape == () and action.dtype.kind in "iu" and 0 <= action < spec.num_actions
+            if not there:
+                raise MarletError(f"Agent '{agent}' was given the action {actions[agent]!r}, which is not in {space}.")
+            joint[self.possible_agents.index(agent)] = action
         return jnp.asarray(joint)

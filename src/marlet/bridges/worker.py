@@ -55,45 +55,34 @@ class Board:
 
 def board(facts: Facts, batch: int, workers: int, memory: memoryview | None = None) -> Board:
     """Lay the board out in `memory`, or in memory of its own."""
-    n, a = len(facts.names), facts.num_actions
-    record = fields(facts, batch)
-    action = ((batch, n, a), np.float32) if facts.continuous else ((batch, n), np.int32)
-    plan = [
-        *record.values(),
-        *record.values(),
-        action,
-        ((batch,), np.bool_),
-        ((batch,), np.bool_),
-        ((batch,), np.int64),
-        ((batch,), np.int64),
-        ((1,), np.int64),
-        ((workers,), np.int64),
-    ]
-    lengths = [_rounded(np.dtype(kind).itemsize * int(np.prod(shape))) for shape, kind in plan]
     if memory is None:
-        memory = memoryview(bytearray(sum(lengths)))
+        memory = memoryview(bytearray(board_bytes(facts, batch, workers)))
     arrays, at = [], 0
-    for (shape, kind), length in zip(plan, lengths, strict=True):
+    for shape, kind in _plan(facts, batch, workers):
         arrays.append(np.ndarray(shape, kind, memory, at))
-        at += length
-    count = len(record)
+        at += _rounded(arrays[-1].nbytes)
+    names = list(fields(facts, batch))
+    count = len(names)
     return Board(
-        dict(zip(record, arrays[:count], strict=True)),
-        dict(zip(record, arrays[count : 2 * count], strict=True)),
+        dict(zip(names, arrays[:count], strict=True)),
+        dict(zip(names, arrays[count : 2 * count], strict=True)),
         *arrays[2 * count :],
     )
 
 
 def board_bytes(facts: Facts, batch: int, workers: int) -> int:
     """Memory that a board takes."""
+    plan = _plan(facts, batch, workers)
+    return sum(_rounded(np.dtype(kind).itemsize * int(np.prod(shape))) for shape, kind in plan)
+
+
+def _plan(facts: Facts, batch: int, workers: int) -> list[tuple[tuple[int, ...], Any]]:
+    """Shape and kind of each array of a board, in its order."""
     n, a = len(facts.names), facts.num_actions
-    records = 2 * sum(_rounded(np.dtype(kind).itemsize * int(np.prod(s))) for s, kind in fields(facts, batch).values())
-    return (
-        records
-        + _rounded(4 * batch * n * (a if facts.continuous else 1))
-        + 2 * _rounded(batch)
-        + (2 * _rounded(8 * batch) + _rounded(8) + _rounded(8 * workers))
-    )
+    record = fields(facts, batch).values()
+    action = ((batch, n, a), np.float32) if facts.continuous else ((batch, n), np.int32)
+    copies = [((batch,), kind) for kind in (np.bool_, np.bool_, np.int64, np.int64)]
+    return [*record, *record, action, *copies, ((1,), np.int64), ((workers,), np.int64)]
 
 
 def _rounded(length: int) -> int:
@@ -243,6 +232,8 @@ def main(order: dict[str, Any]) -> None:
         group.close()
     except BaseException as error:
         _send(wire, FAULT + describe(error))
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    _end_group(signal.SIGTERM)
 
 
 def _send(wire: int, message: bytes) -> None:
@@ -256,4 +247,11 @@ def _leave_with_parent() -> None:
     while os.read(sys.stdin.fileno(), 1):
         pass
     time.sleep(1.0)
+    _end_group(signal.SIGKILL)
     os._exit(0)
+
+
+def _end_group(number: int) -> None:
+    """Signal all that the environments started, and this worker, which leads their group."""
+    if os.getpgrp() == os.getpid():
+        os.killpg(0, number)

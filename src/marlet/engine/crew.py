@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 import weakref
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import IO, Any, BinaryIO
 
@@ -36,7 +37,7 @@ ALONE = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS":
 """Workers share the cores among themselves and leave accelerators to the parent."""
 
 START_SECONDS = 120.0
-"""Patience with imports and the building of environments."""
+"""Patience with imports and the building of one copy of the environment."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,8 @@ class Crew:
 
     def __init__(self, factory: Factory, copies: int, count: int, own_state: bool):
         shared = _shared_memory()
+        self.share = -(-copies // count)
+        """Copies that a worker holds, at the most."""
         order = {"factory": asdict(factory), "batch": copies, "workers": count, "own_state": own_state}
         self.workers: list[Worker] = []
         self.poller = select.poll()
@@ -67,14 +70,14 @@ class Crew:
                 self.workers.append(_hire(order, w, indices.tolist(), shared))
                 self.poller.register(self.workers[-1].wire, select.POLLIN)
             self.by_wire = {worker.wire.fileno(): w for w, worker in enumerate(self.workers)}
-            heard = [Facts(**_tupled(answer)) for answer in self._hear("being built", START_SECONDS)]
+            heard = [Facts(**_tupled(answer)) for answer in self._hear("being built", START_SECONDS * self.share)]
             self.facts = heard[0]
             for w, facts in enumerate(heard):
                 if facts != self.facts:
                     raise EnvironmentFault(f"Workers 0 and {w} built different environments: {self.facts} and {facts}.")
             shared.truncate(board_bytes(self.facts, copies, count))
             self.board = self._laid = board(self.facts, copies, count, memoryview(mmap.mmap(shared.fileno(), 0)))
-            self.tell(LOOK, START_SECONDS)
+            self.tell(LOOK, START_SECONDS * self.share)
         except BaseException:
             self.close(kill=True)
             raise
@@ -206,20 +209,25 @@ def _hire(order: dict[str, Any], w: int, indices: list[int], shared: BinaryIO) -
 
 
 def _end(workers: list[Worker], kill: bool = False) -> None:
-    """End workers and wait for them, so that none is left behind."""
+    """End workers and all that their environments started, and wait for them, so that nothing is left behind."""
     for worker in workers:
         if kill:
-            worker.process.kill()
+            _kill_group(worker)
         worker.wire.close()
         worker.lifeline.close()
     for worker in workers:
-        try:
+        with suppress(subprocess.TimeoutExpired):
             worker.process.wait(3.0)
-        except subprocess.TimeoutExpired:
-            worker.process.kill()
-            worker.process.wait()
+        _kill_group(worker)
+        worker.process.wait()
         worker.notes.close()
     workers.clear()
+
+
+def _kill_group(worker: Worker) -> None:
+    """End a worker, which leads a group of its own, and whoever else is in it."""
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(worker.process.pid, signal.SIGKILL)
 
 
 def _noted(worker: Worker) -> str:

@@ -21,6 +21,8 @@ FIELDS = tuple(field.name for field in dataclasses.fields(Step))
 STEP_OF_ARRAYS = jax.tree.structure(Step(*FIELDS))
 """Puts a step together in a fifth of the time that calling `Step` takes."""
 Snapshot = dict[str, np.ndarray]
+STEP_TIMEOUT = 60.0
+"""Seconds that one step or reset of one copy may take."""
 
 
 class HostEnv:
@@ -37,14 +39,15 @@ class HostEnv:
         copies: int,
         *,
         workers: int | None = None,
-        timeout: float = 60.0,
+        timeout: float = STEP_TIMEOUT,
         own_state: bool = True,
     ):
         """Build `copies` environments with `make`, best a `Factory` from `marlet.bridges.resolve`.
 
         `workers=0` steps them in this process, for debugging; None takes one worker a core, or this process where
-        `make` cannot be imported by name. `timeout` is in seconds, for one step of one worker's copies. With
-        `own_state=False` the state is everyone's observations even where the environment has its own.
+        `make` cannot be imported by name. `timeout` is in seconds, for one step or reset of one copy: a worker with
+        several has as many times as long for all of them. With `own_state=False` the state is everyone's observations
+        even where the environment has its own.
 
         Raises:
             MarletError: where `make` cannot be repeated by workers, or gives no `ParallelEnv` that can be read.
@@ -235,7 +238,7 @@ class HostEnv:
 
     def _tell(self, command: bytes) -> None:
         if self._crew is not None:
-            self._crew.tell(command, self.timeout)
+            self._crew.tell(command, self.timeout * self._crew.share)
         elif self._group is None:
             raise MarletError("This environment has been closed.")
         elif command == STEP:

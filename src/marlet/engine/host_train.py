@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 from marlet.algorithms.base import Algorithm
 from marlet.bridges.resolve import Factory
 from marlet.engine.evaluate import Scores
-from marlet.engine.host import HostEnv, Snapshot
+from marlet.engine.host import STEP_TIMEOUT, HostEnv, Snapshot
 from marlet.engine.host_play import Act, play_episodes, rollout
 from marlet.engine.outline import outline
 from marlet.engine.train import EVALUATE, INITIALISE, TRAIN, all_finite, key_of, not_finite
@@ -59,9 +59,16 @@ class HostTraining:
     """
 
     def __init__(
-        self, factory: Factory, algorithm: Algorithm, *, seed: int = 0, seeds: int = 1, workers: int | None = None
+        self,
+        factory: Factory,
+        algorithm: Algorithm,
+        *,
+        seed: int = 0,
+        seeds: int = 1,
+        workers: int | None = None,
+        timeout: float = STEP_TIMEOUT,
     ):
-        self.factory, self.algorithm, self.workers = factory, algorithm, workers
+        self.factory, self.algorithm, self.workers, self.timeout = factory, algorithm, workers, timeout
         self.seeds = np.arange(seed, seed + seeds, dtype=np.uint32)
         self.steps_per_iteration = algorithm.envs * algorithm.length
         with HostEnv(factory, 1, workers=0) as probe:
@@ -86,7 +93,8 @@ class HostTraining:
 
     def _build(self, copies: int) -> HostEnv:
         """Environments that are asked for their state only if it is ever read."""
-        return HostEnv(self.factory, copies, workers=self.workers, own_state=self._outline.reads_state)
+        own_state = self._outline.reads_state
+        return HostEnv(self.factory, copies, workers=self.workers, timeout=self.timeout, own_state=own_state)
 
     def start(self) -> None:
         """Initialise every seed and open its first episodes."""

@@ -29,7 +29,10 @@ FAULTS = {
     1: "gave a reward that is not finite",
     2: "gave an observation that is not finite",
     3: "left a live agent no legal action",
+    4: "gave a cost that is not finite",
+    5: "gave a state that is not finite",
 }
+STATE = 5
 
 
 class Fault(eqx.Module):
@@ -180,10 +183,11 @@ class Training:
             return
         steps = np.where(fault.kind > 0, fault.iteration * self.algorithm.length + fault.step, np.iinfo(np.int32).max)
         s, env = np.unravel_index(np.argmin(steps), steps.shape)
+        kind = int(fault.kind[s, env])
+        whose = "" if kind == STATE else f"agent {self.spec.names[int(fault.agent[s, env])]}, "
         raise EnvironmentFault(
-            f"{type(self.env).__name__} {FAULTS[int(fault.kind[s, env])]}: seed {self.seeds[s]}, environment {env}, "
-            f"agent {self.spec.names[int(fault.agent[s, env])]}, after {steps[s, env]} steps of each environment. "
-            "Run `marlet check-env` on it."
+            f"{type(self.env).__name__} {FAULTS[kind]}: seed {self.seeds[s]}, environment {env}, {whose}after "
+            f"{steps[s, env]} steps of each environment. Run `marlet check-env` on it."
         )
 
 
@@ -296,6 +300,8 @@ def _first_fault(p: Progress, played: Rollout) -> Fault:
             ~jnp.isfinite(t.next.reward),
             ~(jnp.isfinite(t.now.obs) & jnp.isfinite(t.next.obs)).all(-1),
             t.now.alive & ~t.now.available.any(-1),
+            ~jnp.isfinite(t.next.cost),
+            jnp.broadcast_to(~jnp.isfinite(t.next.state).all(-1, keepdims=True), t.next.cost.shape),
         ]
     )  # kinds T B n
     any_kind = breaches.any((0, 3))

@@ -19,10 +19,11 @@ States = tuple[optax.OptState, ...]
 Loss = Callable[[Teams, Any, Key], tuple[Float[Array, ""], Metrics]]
 
 
-def optimiser(max_gradient: float) -> optax.GradientTransformation:
-    """Adam's direction (Kingma & Ba 2015, arXiv:1412.6980) from gradients no longer than `max_gradient`. The step size
-    is applied apart, so that it may be traced."""
-    return optax.chain(optax.clip_by_global_norm(max_gradient), optax.scale_by_adam(eps=1e-5))
+def optimiser(max_gradient: float, eps: float = 1e-5) -> optax.GradientTransformation:
+    """Adam's direction (Kingma & Ba 2015, arXiv:1412.6980) from gradients no longer than `max_gradient`, or of any length
+    where that is 0. The step size is applied apart, so that it may be traced."""
+    shortened = optax.clip_by_global_norm(max_gradient) if max_gradient else optax.identity()
+    return optax.chain(shortened, optax.scale_by_adam(eps=eps))
 
 
 def rested(team: Team, max_gradient: float) -> optax.OptState:

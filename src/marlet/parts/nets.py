@@ -101,7 +101,7 @@ def recurrence(
 
 
 def _forward(weight, bias, driven, memory, keep):
-    """The memories, and what the gradient needs."""
+    """The memories, and what the gradient needs: numbers noted on the way, or how to go back."""
     few_rows = memory.shape[0] <= memory.shape[1]
 
     def plain(weight, bias, driven, memory):
@@ -117,16 +117,17 @@ def _forward(weight, bias, driven, memory, keep):
 
     if few_rows:
         memories, noted = plain(weight, bias, driven, memory)
-        return memories, (noted, weight, keep)
+        return memories, ((noted, weight, keep), None)
     memories, backward = jax.vjp(lambda *given: plain(*given)[0], weight, bias, driven, memory)
-    return memories, backward
+    return memories, (None, backward)
 
 
 def _backward(residuals, slope: Float[Array, "T B m"]):
     """Gradients of weight, bias, driven and memory, from those of the memories."""
-    if not isinstance(residuals, tuple):
-        return (*residuals(slope), None)
-    noted, weight, keep = residuals
+    kept, backward = residuals
+    if kept is None:
+        return (*backward(slope), None)
+    noted, weight, keep = kept
 
     def body(later: Array, step: tuple) -> tuple[Array, tuple[Array, Array, Array]]:
         slope, (before, reset, update, new, told), keep = step

@@ -99,11 +99,6 @@ class Replay(eqx.Module):
         """T: steps of a slot."""
         return self.deeds.first.shape[0] // self.slots
 
-    @property
-    def held(self) -> Int[Array, ""]:
-        """Transitions that can be sampled, those of all of this device's environments."""
-        return jnp.minimum(self.size, self.slots - 1) * self.length * self.memory.shape[1]
-
     def add(self, rollout: Rollout, spec: Spec) -> "Replay":
         """Write a rollout over the oldest."""
         t = rollout.transitions

@@ -20,7 +20,8 @@ import secrets
 import socket
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -99,15 +100,19 @@ class MetricsFile:
                 self._columns = next(csv.reader(file))
 
     def append(self, rows: list[dict[str, float]]) -> None:
-        """Write rows and flush them to the disk. What is not a number becomes an empty cell."""
+        """Write rows and flush them to the disk. What is not a number becomes an empty cell.
+
+        Raises:
+            StorageFault: if the disk is full or may not be written.
+        """
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         if self._columns is None:
             self._columns = list(rows[0])
             writer.writerow(self._columns)
         for row in rows:
-            writer.writerow(["" if np.isnan(row[name]) else f"{row[name]:.9g}" for name in self._columns])
-        with open(self._path, "a", newline="") as file:
+            writer.writerow([_cell(row[name]) for name in self._columns])
+        with written(self._path), open(self._path, "a", newline="") as file:
             file.write(text.getvalue())
             file.flush()
             os.fsync(file.fileno())
@@ -123,6 +128,25 @@ class MetricsFile:
             os.truncate(self._path, min(length, self.length))
         if not length:
             self._columns = None
+
+
+def _cell(value: float) -> str:
+    """Nine digits; of whole numbers, such as steps and seeds, all of them."""
+    if np.isnan(value):
+        return ""
+    return str(int(value)) if abs(value) < 2**53 and value == int(value) else f"{value:.9g}"
+
+
+@contextmanager
+def written(path: Path) -> Iterator[None]:
+    """Tells in one sentence why a run's file could not be written."""
+    try:
+        yield
+    except OSError as cause:
+        raise StorageFault(
+            f"Could not write {path}: {cause.strerror}. Checkpoints are untouched; free some space and go on with "
+            "--resume."
+        ) from cause
 
 
 class Lock:

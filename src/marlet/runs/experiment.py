@@ -20,9 +20,9 @@ from marlet.engine.devices import bytes_of
 from marlet.engine.evaluate import Scores
 from marlet.engine.train import Trainer
 from marlet.errors import CheckpointFault, MarletError, StorageFault
-from marlet.options import describe
+from marlet.options import describe, whole
 from marlet.runs import checkpoint
-from marlet.runs.directory import Lock, MetricsFile, Run, create
+from marlet.runs.directory import Lock, MetricsFile, Run, create, written
 from marlet.runs.progress import ProgressLine
 
 CHUNK_SECONDS = 1.0
@@ -46,12 +46,11 @@ class Plan:
     """Seconds between two checkpoints: what a power cut loses at the most."""
 
     def __post_init__(self):
-        for name in ("steps", "seeds", "evaluations", "episodes"):
-            if getattr(self, name) < 1:
-                raise MarletError(f"{name} is {getattr(self, name)}, but must be at least 1.")
-        if not self.save_every >= 0:
-            raise MarletError(f"save_every is {self.save_every}, but must be at least 0 seconds.")
-        if not 0 <= self.seed < 2**31:
+        for name, low in {"steps": 1, "seeds": 1, "seed": 0, "evaluations": 1, "episodes": 1}.items():
+            object.__setattr__(self, name, whole(name, getattr(self, name), low))
+        if not (isinstance(self.save_every, (int, float)) and self.save_every >= 0):
+            raise MarletError(f"save_every is {self.save_every!r}, but must be at least 0 seconds.")
+        if self.seed >= 2**31:
             raise MarletError(f"seed is {self.seed}, but must be a whole number from 0 to {2**31 - 1}.")
 
 
@@ -201,8 +200,9 @@ class _Loop:
         table = self.training.table()
         if table is not None and table.size <= TABLE_ENTRIES:
             folder = self.run.path / "tables"
-            folder.mkdir(exist_ok=True)
-            np.save(folder / f"{self.training.iteration * self.training.steps_per_iteration:012d}.npy", table)
+            with written(folder):
+                folder.mkdir(exist_ok=True)
+                np.save(folder / f"{self.training.iteration * self.training.steps_per_iteration:012d}.npy", table)
 
     def _try_save(self) -> None:
         """Save, but let one failure pass: the disk may have room again at the next try."""

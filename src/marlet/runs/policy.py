@@ -46,13 +46,20 @@ class Policy:
             available: which actions are legal, in the same form ("n a"); all, when left out.
 
         Raises:
-            MarletError: if an agent is unknown or an observation has another size than the policy was trained on.
+            MarletError: if an agent is unknown, an observation has another size than the policy was trained on or is not
+                finite, or an agent may do nothing.
         """
         named = isinstance(observations, Mapping)
+        names, n, a = self.spec.names, self.spec.num_agents, self.spec.num_actions
         obs = self._rows(observations, self.spec.obs_shape[0], np.float32)
-        n, a = self.spec.num_agents, self.spec.num_actions
         legal = np.ones((n, a), bool) if available is None else self._rows(available, a, bool)
-        legal |= ~legal.any(-1, keepdims=True)  # agents that are gone
+        for i, name in enumerate(names):
+            if not np.isfinite(obs[i]).all():
+                raise MarletError(f"The observation of {name!r} is not finite: {obs[i].tolist()}.")
+            if not legal[i].any():
+                if all(name in given for given in (observations, available) if isinstance(given, Mapping)):
+                    raise MarletError(f"No action is available to {name!r}. Leave out agents that are gone.")
+                legal[i] = True  # it is gone
         self._count += 1
         key = jax.random.fold_in(self._key, self._count)
         self._memory, action = self._act(self.learned, self._memory, obs, legal, key)
@@ -63,14 +70,21 @@ class Policy:
         return pairs if self.spec.continuous else {name: int(choice) for name, choice in pairs.items()}
 
     def _rows(self, given: Mapping[str, np.ndarray] | np.ndarray, width: int, kind: type) -> np.ndarray:
-        """One row an agent, padded with zeros up to `width` as in training."""
+        """One row an agent. Rows of agents of several kinds are padded with zeros up to `width`, as in training."""
         names = self.spec.names
         if not isinstance(given, Mapping):
-            given = dict(zip(names, np.asarray(given), strict=False)) if len(given) == len(names) else {"": given}
+            rows = np.array(given, kind)
+            if rows.shape != (len(names), width):
+                raise MarletError(
+                    f"This policy was trained for {len(names)} agents with rows of {width}; it was given an array of "
+                    f"shape {rows.shape}. Play it in the environment it was trained on."
+                )
+            return rows
+        alike = len(set(self.spec.kinds)) == 1
         rows = np.zeros((len(names), width), kind)
         for name, row in given.items():
             row = np.asarray(row, kind).reshape(-1)
-            if name not in names or len(row) > width:
+            if name not in names or len(row) > width or (alike and len(row) < width):
                 raise MarletError(
                     f"This policy was trained for the agents {', '.join(names)} with rows of {width}; it was given "
                     f"{len(row)} numbers for {name!r}. Play it in the environment it was trained on."

@@ -11,14 +11,13 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from marlet.bridges.resolve import Factory
+from marlet.engine.evaluate import LONGEST
 from marlet.engine.host import HostEnv
 from marlet.envs.base import Env
 from marlet.errors import MarletError, StorageFault
 from marlet.runs.policy import Policy
 
 Frame = UInt8[np.ndarray, "height width 3"]
-LONGEST = 1000
-"""Steps that are watched at the most."""
 
 
 @dataclass(frozen=True)
