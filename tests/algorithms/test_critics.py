@@ -240,10 +240,9 @@ def test_losses_of_coma_are_means_over_the_living():
     assert (np.abs(np.subtract(of(*living), of(*map(beside, living, more)))) > 0.01).all()
 
 
-@pytest.mark.parametrize("make", [maddpg, facmac])
-def test_losses_of_critics_of_actions_are_means_over_the_living(make):
+def test_losses_of_critics_of_actions_are_means_over_the_living():
     env = Mortal(agents=2, continuous=True)
-    algorithm = make(**TINY)
+    algorithm = maddpg(**TINY)
 
     @run_once
     def losses(count):
@@ -283,9 +282,8 @@ def test_the_step_that_kills_is_learned_from():
     assert lessons.counts.reshape(T, B, 2)[9].all()
 
 
-@pytest.mark.parametrize("make", [maddpg, facmac])
-def test_critics_of_actions_learn_from_the_step_that_kills(make):
-    env, algorithm = Endless(deadly=True), make(**TINY)
+def test_critics_of_actions_learn_from_the_step_that_kills():
+    env, algorithm = Endless(deadly=True), maddpg(**TINY)
 
     @run_once
     def loss(by):

@@ -71,11 +71,10 @@ def numbers(learned):
     return [part for part in parts if not isinstance(part, Replay) and jnp.issubdtype(part.dtype, jnp.floating)]
 
 
-@pytest.mark.parametrize("world", [Mortal(agents=2), VECTORS], ids=str)
-def test_the_world_keeps_its_contract_and_has_all_that_is_to_be_tested(world):
+def test_the_world_keeps_its_contract_and_has_all_that_is_to_be_tested():
+    world = Mortal(agents=2)
     check_env(world)
-    learner = made("ippo")
-    _, _, played = run_once(partial(learn, learner, world))()
+    _, _, played = run_once(partial(learn, made("random"), world))()
     t = played.transitions
     assert t.next.truncated.any()
     assert (~t.next.alive.any(-1)).any()
