@@ -20,6 +20,7 @@ import pytest
 import marlet
 from marlet import catalogue, cli, manual, sources
 from marlet.errors import CheckpointFault, MarletError
+from marlet.options import describe
 from marlet.runs import checkpoint
 from marlet.runs.directory import Run
 from marlet.runs.policy import best_seed
@@ -221,6 +222,9 @@ def test_help_teaches(capsys):
     assert cli.main([]) == cli.main(["--help"]) == 0
     told = capsys.readouterr().out
     assert told.count("\n  marlet ") >= 6  # three examples, twice
+    codes = told.rpartition("Exit codes: ")[2]
+    for fault in (MarletError, *MarletError.__subclasses__()):
+        assert f" {fault.exit_code} " in codes
     for command in cli.COMMANDS:
         assert f"  {command} " in told
         assert cli.main([command, "--help"]) == 0
@@ -361,6 +365,24 @@ def test_options_come_from_a_file_and_those_on_the_line_go_before(reached, tmp_p
     assert reached["own"] == {"steps": 5000, "seeds": 2}
 
 
+def test_a_run_is_repeated_from_its_own_record(reached, tmp_path):
+    file, train = (
+        tmp_path / "options.json",
+        {"steps": 5000, "seeds": 2, "seed": 3, "save_every": 7.5, "tensorboard": True},
+    )
+    made = catalogue.make_algorithm("qmix", {"mixer.size": 8, "hidden": (), "max_gradient": math.inf, "double": False})
+    pairs = [("qmix", made, "grid", catalogue.make_env("grid", {"placement": [[0, 0], [4, 4]]}))]
+    pairs += [
+        (name, catalogue.make_algorithm(name), "two_step", marlet.TwoStep()) for name in catalogue.algorithm_names()
+    ]
+    pairs += [("iql", marlet.iql(), name, catalogue.make_env(name)) for name in catalogue.env_names()]
+    for name, algorithm, env_name, env in pairs:
+        record = {"format": 1, "algorithm": describe(algorithm), "env": describe(env), "train": train, "spec": {}}
+        file.write_text(json.dumps(record))
+        assert cli.main(["train", name, env_name, "--options", str(file), "--seed", "4"]) == 0
+        assert reached == {"algorithm": algorithm, "env": env, "own": train | {"seed": 4}}
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -376,6 +398,10 @@ def test_options_come_from_a_file_and_those_on_the_line_go_before(reached, tmp_p
             "kept.json: `marlet train qmix spread` has no option --mixer.siz. Did you mean",
         ),
         ('{"options": {"options": "x"}}', "has no option --options"),
+        ('{"algorithm": {"name": "qmix"}}', "does not say the algorithm, the environment and the training of a run."),
+        ('{"algorithm": {"name": "vdn"}, "env": {"type": "Spread"}, "train": {}}', "the algorithm 'vdn', but 'qmix'"),
+        ('{"algorithm": {"name": "qmix"}, "env": {"type": "Grid"}, "train": {}}', "the env 'grid', but 'spread'"),
+        ('{"algorithm": {"sides": []}, "env": {"type": "Spread"}, "train": {}}', "repeated by its command"),
         ('{"options": {"resume": "x"}}', "has no option --resume"),
         ('{"options": {"hidden": {"units": 8}}}', "hidden is"),
         ('{"options": {"envs": null}}', "must be a whole number"),

@@ -80,7 +80,7 @@ def test_every_command_on_the_pages_is_understood(line, monkeypatch, capsys):
         raise Understood
 
     monkeypatch.setattr(cli, "prepared", stop)
-    if "vdn_lambda" in words:
+    if "vdn_five_step" in words:
         assert cli.main(words) == 2  # the page tells how to write it
         return
     with contextlib.suppress(Understood):

@@ -74,7 +74,16 @@ def part_entry(name: str) -> Entry:
 
 def algorithms_for(spec: "Spec") -> list[str]:
     """The algorithms whose defaults accept an environment of this spec."""
-    return [name for name in algorithm_names() if _accepts(make_algorithm(name), spec)]
+    return [name for name in algorithm_names() if accepts(make_algorithm(name), spec)]
+
+
+def accepts(algorithm: "Algorithm", spec: "Spec") -> bool:
+    """Whether an algorithm fits an environment of this spec."""
+    try:
+        algorithm.check(spec)
+    except MarletError:
+        return False
+    return True
 
 
 def envs_of_teams(count: int) -> list[str]:
@@ -240,8 +249,9 @@ def rebuild(record: Mapping[str, Any]) -> Any:
     found = final_classes()
     if kind not in found:
         raise MarletError(
-            f"Marlet has no environment, algorithm or part '{kind}'.{nearest(kind, found)} An environment of your own is "
-            "named again by --env PACKAGE.MODULE:FUNCTION."
+            f"This run was made with '{kind}', which is not in Marlet's sources, and code from outside is not imported because "
+            "a file says so. An environment of your own is named again: --env PACKAGE.MODULE:FUNCTION. An algorithm of your own "
+            "has to be put into src/marlet/algorithms."
         )
     known = options_of(found[kind])
     values = {}
@@ -298,14 +308,6 @@ def _inside(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _part_name(value: Any) -> str:
     return snake(value if isinstance(value, str) else type(value).__name__)
-
-
-def _accepts(algorithm: "Algorithm", spec: "Spec") -> bool:
-    try:
-        algorithm.check(spec)
-    except MarletError:
-        return False
-    return True
 
 
 def _as(kind: str, value: Any) -> Any:

@@ -175,15 +175,18 @@ def evaluate(command: Command, words: list[str], given: Given) -> None:
 
 
 def compare(command: Command, words: list[str], given: Given) -> None:
-    """Print a table of runs; with --out also curves.png, table.csv and table.md."""
+    """Print a table of runs; with --out also curves.png, table.csv and table.md.
+
+    `seconds` and `steps_per_second` count everything since a run began, compiling and evaluating too.
+    """
     counted(command, words, max(1, len(words)))
     own, _ = own_and_env(command, given)
     from marlet.runs.directory import Run
-    from marlet.runs.report import as_text, improvements
+    from marlet.runs.report import as_text, improvements, lengths
 
     door = prepared()
     print(as_text(door.compare(words, own["out"])))
-    for sentence in improvements([Run(path) for path in words]):
+    for sentence in (*lengths([Run(path) for path in words]), *improvements([Run(path) for path in words])):
         print(sentence)
     if own["out"] is not None:
         print(Path(own["out"]) / "curves.png")

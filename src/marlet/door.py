@@ -16,6 +16,7 @@ from marlet.algorithms.sides import Frozen, Sides
 from marlet.algorithms.sides import versus as sides_of
 from marlet.bridges.resolve import Factory
 from marlet.catalogue import (
+    accepts,
     algorithms_for,
     check_opponent,
     envs_of_teams,
@@ -338,17 +339,9 @@ def _cure(env: Env | Factory, algorithm: Algorithm, spec: Spec) -> str:
     cure = f"Fit for this environment: {', '.join(algorithms_for(spec)) or 'none'}."
     options = env.options if isinstance(env, Factory) else record_of(env)
     for name in ("continuous", "continuous_actions"):
-        if options.get(name) is True and _fits(algorithm, dataclasses.replace(spec, continuous=False)):
+        if options.get(name) is True and accepts(algorithm, dataclasses.replace(spec, continuous=False)):
             cure += f" Or let it have discrete actions: --no-env.{name}"
     return cure
-
-
-def _fits(algorithm: Algorithm, spec: Spec) -> bool:
-    try:
-        algorithm.check(spec)
-    except MarletError:
-        return False
-    return True
 
 
 @contextlib.contextmanager

@@ -1,5 +1,6 @@
 """What the command says of itself: `marlet --help`, `marlet COMMAND --help`, and `marlet list`."""
 
+import inspect
 import textwrap
 from collections.abc import Iterable, Mapping
 
@@ -24,6 +25,10 @@ Examples:
   marlet compare runs/qmix-... runs/vdn-... --out comparison
 
 {names}
+
+Exit codes: 0 done, 2 bad words, options or files, 3 the environment broke its contract,
+  4 numbers no longer finite, 5 no sound checkpoint or record, 6 disk or memory too small,
+  130 stopped by Ctrl-C, 143 by SIGTERM, both after saving. `--debug` shows the traceback.
 """
 
 DEBUG = Option("debug", "bool", "False", "show the whole traceback when something goes wrong")
@@ -40,7 +45,7 @@ def introduction(commands: Iterable[Command]) -> str:
 
 def help_of(command: Command, words: list[str]) -> str:
     """What a command does, and its options; those of the algorithm and environment where they are named."""
-    parts = [f"{command.usage} [options]", command.summary]
+    parts = [f"{command.usage} [options]", inspect.getdoc(command.run) or ""]
     parts.append("Options\n" + options(command.options | {"debug": DEBUG}))
     if command.name == "train" and words:
         parts.append(options_of(algorithm_first(words)))

@@ -22,7 +22,7 @@ from marlet.catalogue import (
     settings,
 )
 from marlet.errors import MarletError, nearest
-from marlet.sources import Entry, Option, literal
+from marlet.sources import Entry, Option, literal, snake
 
 Given = dict[str, str]
 """Options as typed, by their names in Python: `learning_rate`, `env.agents`."""
@@ -200,13 +200,55 @@ def from_file(path: str, algorithm: str, env: str) -> Given:
         raise MarletError(f"The options of {path} cannot be read: {cause.strerror}.") from None
     except (ValueError, RecursionError) as cause:
         raise MarletError(f"{path} is not JSON: {cause}.") from None
+    if isinstance(found, dict) and isinstance(found.get("algorithm"), dict):
+        found = from_record(found, path, env)
     if not isinstance(found, dict) or not isinstance(found.get("options"), dict):
         raise MarletError(f'{path} should hold options, such as {{"options": {{"envs": 8, "mixer.size": 32}}}}.')
     for what, name in (("algorithm", algorithm), ("env", env)):
         if found.get(what, name) != name:
             raise MarletError(f"{path} has options for the {what} '{found[what]}', but '{name}' was named.")
-    text = lambda value: value if isinstance(value, str) else "none" if value is None else json.dumps(value)  # noqa: E731
+    text = lambda value: value if isinstance(value, str) else repr(value) if _is_plain(value) else json.dumps(value)  # noqa: E731
     return {name.replace("-", "_"): text(value) for name, value in found["options"].items()}
+
+
+def from_record(record: dict[str, Any], path: str, env_name: str) -> dict[str, Any]:
+    """A run's own options.json in the form of a file of options, so that a run can be repeated by it.
+
+    Raises:
+        MarletError: if it is no whole record, or of a run with opponents, whose policies it does not hold.
+    """
+    algorithm, env, train = (record.get(name) for name in ("algorithm", "env", "train"))
+    if not (isinstance(algorithm, dict) and isinstance(env, dict) and isinstance(train, dict) and "type" in env):
+        raise MarletError(f"{path} does not say the algorithm, the environment and the training of a run.")
+    if "sides" in algorithm:
+        raise MarletError(f"{path} is of a run with opponents, which is repeated by its command: see `command` in it.")
+    kind = str(env["type"])
+    # Code of one's own is recorded by its class, and named by its module: whether they are the same is not known here.
+    name = kind if is_foreign(kind) else snake(kind) if snake(kind) in env_names() else env_name
+    world = env.get("options", {}) if is_foreign(kind) else _flat(env)
+    own = {key: value for key, value in _flat(algorithm).items() if key != "name"}
+    return {
+        "algorithm": algorithm.get("name"),
+        "env": name,
+        "options": own | {f"env.{key}": value for key, value in world.items()} | train,
+    }
+
+
+def _flat(record: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A record's options by their dotted names; a part is its name, and what is inside."""
+    found = {}
+    for name, value in record.items():
+        if isinstance(value, dict):
+            found[prefix + name] = snake(str(value.get("type")))
+            found |= _flat(value, f"{prefix}{name}.")
+        elif name != "type":
+            found[prefix + name] = value
+    return found
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether Python writes it as `literal` reads it, and JSON may not: None, inf."""
+    return value is None or isinstance(value, float)
 
 
 def own_and_env(command: Command, given: Given, env_name: str = "") -> tuple[dict[str, Any], Callable[[], Any]]:

@@ -128,6 +128,14 @@ def test_improvements_are_told_of_runs_in_the_same_task(tmp_path):
     assert report.improvements(runs) == ["vdn beats qmix with probability 1.00 [1.00, 1.00]"]
 
 
+def test_runs_of_different_length_are_told(tmp_path):
+    long, short = a_run(tmp_path), a_run(tmp_path, "two", "vdn", returns=[(-9, -9)])
+    assert report.lengths([long, long]) == []
+    assert report.lengths([long, short]) == [
+        "Note: the runs end after 100 to 200 steps, and each return is that of the run's own end."
+    ]
+
+
 def test_curves_are_drawn_with_their_bands(tmp_path):
     runs = [a_run(tmp_path), a_run(tmp_path, "two", "vdn", returns=[(-9, -9, -8)])]
     alone = pixels(pictures.curves(runs[1:], tmp_path / "alone.png"))

@@ -343,7 +343,7 @@ def test_code_of_ones_own_is_named_again_and_keeps_its_options(tmp_path, monkeyp
 
     env = make_env("my_world:make", {"agents": 4})
     run = marlet.train(env, marlet.iql(**small), steps=30, evaluations=1, episodes=1, name="mine", quiet=True)
-    with pytest.raises(MarletError, match="named again"):
+    with pytest.raises(MarletError, match=r"made with 'Mine', which is not in Marlet's sources.*named again"):
         marlet.resume(run.path, quiet=True)
     from marlet import door
 

@@ -15,7 +15,7 @@ from PIL import Image
 from marlet.algorithms.sides import versus
 from marlet.algorithms.tabular import tabular_iql
 from marlet.algorithms.values import iql
-from marlet.bridges.resolve import resolve
+from marlet.bridges.resolve import Factory, resolve
 from marlet.envs.grid import Grid
 from marlet.envs.matrix import Matrix
 from marlet.envs.spread import Spread
@@ -172,5 +172,9 @@ def test_what_does_not_fit_or_cannot_be_drawn_is_refused(spread, tmp_path, monke
         def render(self, state):
             raise NotImplementedError
 
+    (tmp_path / "unseen_rooms.py").write_text("def make_env(size=5):\n    raise SystemExit('was made')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(MarletError, match=r"cannot be watched: let it take `render_mode`, and give .* a `render`"):
+        watch.play(spread, Factory("unseen_rooms", "make_env", {"size": 3}))
     with pytest.raises(MarletError, match="Dark cannot be watched"):
         watch.play(spread, Dark(steps=1))

@@ -83,7 +83,7 @@ class CounterfactualActors(Algorithm):
         5_000_000, "environment steps over which it falls; 0: it is the end's at once", low=0
     )
     max_gradient: float = option(
-        1.0, "longest gradient of a network; longer ones are shortened to it; 0: no limit", low=0.0
+        1.0, "longest gradient of a network; longer ones are shortened to it (clipping by norm); 0: no limit", low=0.0
     )
     epochs: int = option(2, "passes of the critic over a rollout", low=1)
     minibatches: int = option(4, "parts of a rollout, each of which makes one gradient step of the critic", low=1)

@@ -100,7 +100,9 @@ class ActorCritic(Algorithm):
         2_000_000, "environment steps over which it falls; 0: it is the end's at once", low=0
     )
     actor_rate: float = option(0.5, "step size of the actors, as a multiple of the critics'", low=0.0)
-    max_gradient: float = option(1.0, "longest gradient; longer ones are shortened to it; 0: no limit", low=0.0)
+    max_gradient: float = option(
+        1.0, "longest gradient; longer ones are shortened to it (clipping by norm); 0: no limit", low=0.0
+    )
     batch: int = option(64, "sequences a gradient step learns from", low=1)
     updates: int = option(1, "gradient steps after each rollout", low=1)
     capacity: int = option(200_000, "transitions the replay holds", low=1)

@@ -108,7 +108,7 @@ class PolicyGradient(Algorithm):
         5_000_000, "environment steps over which it falls; 0: it is the end's at once", low=0
     )
     max_gradient: float = option(
-        0.5, "longest gradient of a network; longer ones are shortened to it; 0: no limit", low=0.0
+        0.5, "longest gradient of a network; longer ones are shortened to it (clipping by norm); 0: no limit", low=0.0
     )
     epochs: int = option(4, "passes over a rollout", low=1)
     minibatches: int = option(4, "parts of a rollout, each of which makes one gradient step", low=1)

@@ -57,7 +57,7 @@ class QLearning(Algorithm):
 
     envs: int = option(8, "environments stepped side by side", low=1)
     length: int = option(5, "steps of each environment between two rounds of learning; the replay's sequence", low=1)
-    mixer: Mixer = option(Apart(), "how the agents' values are joined")
+    mixer: Mixer = option(Apart(), "how the agents' values are joined; apart: not at all, without mixing")
     sharing: str = option("shared", "which agents use one network", choices=("shared", "own", "kinds"))
     hidden: tuple[int, ...] = option((64, 64), "units of each hidden layer", low=1)
     memory: int = option(0, "units of the recurrent memory (GRU); 0 for none", low=0)
@@ -73,7 +73,9 @@ class QLearning(Algorithm):
     learning_rate_steps: int = option(
         1_000_000, "environment steps over which it falls; 0: it is the end's at once", low=0
     )
-    max_gradient: float = option(10.0, "longest gradient; longer ones are shortened to it; 0: no limit", low=0.0)
+    max_gradient: float = option(
+        10.0, "longest gradient; longer ones are shortened to it (clipping by norm); 0: no limit", low=0.0
+    )
     batch: int = option(32, "sequences a gradient step learns from", low=1)
     updates: int = option(1, "gradient steps after each rollout", low=1)
     capacity: int = option(100_000, "transitions the replay holds", low=1)

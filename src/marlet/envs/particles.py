@@ -81,7 +81,7 @@ class Particles(Env):
     """
 
     steps: int = option(25, "steps of an episode", low=1)
-    continuous: bool = option(False, "act by vectors instead of choices")
+    continuous: bool = option(False, "act by vectors (continuous actions) instead of choices (discrete ones)")
 
     @property
     @abstractmethod

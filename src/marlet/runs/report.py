@@ -88,6 +88,16 @@ def table(runs: Sequence[Run]) -> list[dict[str, Any]]:
     return rows
 
 
+def lengths(runs: Sequence[Run]) -> list[str]:
+    """A sentence where runs end after different steps, which makes their returns hard to compare."""
+    ends = sorted({int(curves_of(run)[0].steps[-1]) for run in runs})
+    if len(ends) < 2:
+        return []
+    return [
+        f"Note: the runs end after {ends[0]:,} to {ends[-1]:,} steps, and each return is that of the run's own end."
+    ]
+
+
 def improvements(runs: Sequence[Run]) -> list[str]:
     """For each later run of the first one's environment: how probably a seed of it beats a seed of the first; where there
     are several teams, by the returns of each."""

@@ -1,6 +1,7 @@
 """Plays one episode before the eyes: as a GIF, as an MP4, or as text in a terminal."""
 
 import importlib.util
+import inspect
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -61,6 +62,10 @@ def _drawn(env: Env, state: object) -> Frame | str:
 def _play_host(policy: Policy, factory: Factory, seed: int) -> Episode:
     """The same for an environment that lives in Python. Its last frame is the one before the end."""
     drawing = Factory(factory.module, factory.attribute, {**factory.options, "render_mode": "rgb_array"})
+    if not _takes_render_mode(drawing):
+        raise MarletError(
+            f"{factory.name} cannot be watched: let it take `render_mode`, and give the environment a `render`."
+        )
     with HostEnv(drawing, 1, workers=0) as env:
         now = env.reset(seed)
         frames, rewards = [env.render()], []
@@ -72,8 +77,20 @@ def _play_host(policy: Policy, factory: Factory, seed: int) -> Episode:
                 break
             frames.append(env.render())
     if not isinstance(frames[0], np.ndarray | str):
-        raise MarletError(f"{factory.name} cannot be watched: with render_mode='rgb_array' it draws nothing.")
+        raise MarletError(
+            f"{factory.name} cannot be watched: with render_mode='rgb_array' it draws nothing. Let its `render` give a picture "
+            "(height, width, 3) or text."
+        )
     return Episode(frames, np.stack(rewards))
+
+
+def _takes_render_mode(factory: Factory) -> bool:
+    """Whether the function or class can be called with `render_mode`; where that cannot be told, it is tried."""
+    try:
+        parameters = inspect.signature(factory.target()).parameters.values()
+    except (TypeError, ValueError):
+        return True
+    return any(p.name == "render_mode" or p.kind == p.VAR_KEYWORD for p in parameters)
 
 
 def check_output(out: Path) -> None:
