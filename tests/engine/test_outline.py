@@ -33,6 +33,15 @@ def test_who_reads_the_state(name, reads, memory):
     assert outline(getattr(marlet, name)(memory=memory, **SMALL), SPEC).reads_state == reads
 
 
+@pytest.mark.parametrize("name", ["tabular_iql", "central_q", "jal", "wolf_phc", "minimax_q"])
+def test_who_says_it_never_looks_at_the_state_does_not(name):
+    """Its environment's states are not checked while it trains."""
+    rule = getattr(marlet, name)()
+    env = marlet.Matrix(game="matching_pennies") if name == "minimax_q" else marlet.TwoStep()
+    assert not rule.reads_state()
+    assert not outline(rule, env.spec).reads_state
+
+
 @dataclass(frozen=True)
 class Rumour(Algorithm):
     """The state is told from one to the next, `a`, `b`, `c`, once an update; `d` hears nothing of it."""

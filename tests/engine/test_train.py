@@ -122,7 +122,7 @@ def test_compiled_is_not_compiled():
         begun = jax.tree.map(lambda leaf: leaf[0], two.progress[0])
         from marlet.engine.train import _advance, _learn
 
-        plain = _advance(partial(_learn, two.env, two.algorithm, None), begun, 3)
+        plain = _advance(partial(_learn, two.env, two.algorithm, None), True, begun, 3)
     for ours, theirs in zip(jax.tree.leaves(one.snapshot()), jax.tree.leaves(plain), strict=True):
         np.testing.assert_allclose(ours[0], theirs, rtol=1e-6)
 

@@ -54,6 +54,11 @@ class Algorithm(ABC):
         """Whether `update` can learn from rollouts that so many devices share, by averaging over `rollout.axis`."""
         return devices == 1
 
+    def reads_state(self) -> bool:
+        """Whether `update` may look at the world's state or at costs. Where it does not, they are not checked, which would
+        cost time."""
+        return True
+
     def tables(self, learned: Learned) -> Float[Array, "tables entries a"] | None:
         """The action values entry by entry, where they are kept in tables: they can be drawn. None elsewhere."""
         return None

@@ -42,6 +42,9 @@ class Tabular(Algorithm):
     def blank(self, learned, batch: int) -> Memory:
         return ()
 
+    def reads_state(self) -> bool:
+        return False
+
     def epsilon(self, steps: Int[Array, ""], greedy: bool) -> Float[Array, ""] | float:
         """The chance of a random action after that many environment steps."""
         return 0.0 if greedy else linear(steps, self.epsilon_start, self.epsilon_end, self.epsilon_steps)

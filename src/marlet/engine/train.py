@@ -111,7 +111,9 @@ class Training:
         self._shapes = jax.eval_shape(begin, a_seed)
         self._axes = _env_axes(self._shapes)
         self._begin = place.spread(lambda seed: place.own_share(begin(seed), self._axes), -1, self._axes)
-        self._advance = place.spread(partial(_advance, learn), self._axes, self._axes, donate=True)
+        self._advance = place.spread(
+            partial(_advance, learn, algorithm.reads_state()), self._axes, self._axes, donate=True
+        )
         self._evaluate = {}
         self._table = jax.jit(lambda learned: algorithm.tables(jax.tree.map(lambda leaf: leaf[0], learned)))
         self.progress: list[Progress]
@@ -272,7 +274,7 @@ def _learn(env, algorithm, axis, learned, world, tally, key) -> tuple[Any, tuple
     return learned, (world, tally), metrics, played
 
 
-def _advance(learn: Callable, progress: Progress, iterations: Int[Array, ""]) -> Progress:
+def _advance(learn: Callable, reads_state: bool, progress: Progress, iterations: Int[Array, ""]) -> Progress:
     train_key = key_of(progress.seed, TRAIN)
 
     def body(_, p: Progress) -> Progress:
@@ -287,23 +289,23 @@ def _advance(learn: Callable, progress: Progress, iterations: Int[Array, ""]) ->
             tally=tally,
             sums={name: p.sums[name] + jnp.where(number[name], metrics[name], 0.0) for name in metrics},
             counts={name: p.counts[name] + number[name] for name in metrics},
-            fault=_first_fault(p, played),
+            fault=_first_fault(p, played, reads_state),
         )
 
     return jax.lax.fori_loop(0, iterations, body, progress)
 
 
-def _first_fault(p: Progress, played: Rollout) -> Fault:
+def _first_fault(p: Progress, played: Rollout, reads_state: bool) -> Fault:
     t = played.transitions
-    breaches = jnp.stack(
-        [
-            ~jnp.isfinite(t.next.reward),
-            ~(jnp.isfinite(t.now.obs) & jnp.isfinite(t.next.obs)).all(-1),
-            t.now.alive & ~t.now.available.any(-1),
-            ~jnp.isfinite(t.next.cost),
-            jnp.broadcast_to(~jnp.isfinite(t.next.state).all(-1, keepdims=True), t.next.cost.shape),
-        ]
-    )  # kinds T B n
+    breaches = [
+        ~jnp.isfinite(t.next.reward),
+        ~(jnp.isfinite(t.now.obs) & jnp.isfinite(t.next.obs)).all(-1),
+        t.now.alive & ~t.now.available.any(-1),
+    ]
+    if reads_state:
+        state = jnp.broadcast_to(~jnp.isfinite(t.next.state).all(-1, keepdims=True), t.next.cost.shape)
+        breaches += [~jnp.isfinite(t.next.cost), state]
+    breaches = jnp.stack(breaches)  # kinds T B n
     any_kind = breaches.any((0, 3))
     step = jnp.argmax(any_kind, axis=0)
     there = jnp.take_along_axis(breaches, step[None, None, :, None], axis=1)[:, 0]  # kinds B n
