@@ -324,10 +324,10 @@ def test_an_environment_that_cannot_be_built(workers):
 
 
 def test_patience_is_for_each_copy():
-    """Four copies that take a quarter of a second each take longer together than one may."""
-    with HostEnv(Factory("host_worlds", "Sleepy"), 4, workers=1, timeout=0.6) as env:
+    """Six copies that take a quarter of a second each take longer together than one may."""
+    with HostEnv(Factory("host_worlds", "Sleepy"), 6, workers=1, timeout=0.6) as env:
         env.reset(0)
-        env.step(actions(1, batch=4)[0])
+        env.step(actions(1, batch=6)[0])
 
 
 @pytest.mark.parametrize("how", ["closed", "worker killed", "parent killed"])
