@@ -176,13 +176,16 @@ def q_optimiser(scene: Scene) -> Timed:
     """A step of the weights along a gradient, and a move of the target network."""
     import jax
 
+    from marlet.algorithms.values import EPS
+    from marlet.parts.descent import optimiser
     from marlet.parts.nets import soft_update
 
+    rule = optimiser(scene.algorithm.max_gradient, EPS)
     gradient = jax.tree.map(lambda weight: 1e-3 * weight, scene.learned.online)
 
     def body(carry, key):
         online, target, state = carry
-        direction, state = scene.algorithm._optimiser().update(gradient, state)
+        direction, state = rule.update(gradient, state)
         online = jax.tree.map(lambda weight, step: weight - 1e-3 * step, online, direction)
         return online, soft_update(target, online, 1e-3), state
 

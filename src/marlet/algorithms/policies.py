@@ -207,7 +207,7 @@ class PolicyGradient(Algorithm):
             learning |= critic_metrics
         else:
             (actor, critic), (actor_optimiser, critic_optimiser), learning = self._descend(
-                partial(self._both_losses, learned, rollout.axis),
+                partial(self._both_losses, learned, axis=rollout.axis),
                 learned,
                 (learned.actor, learned.critic),
                 (learned.actor_optimiser, learned.critic_optimiser),
@@ -307,7 +307,7 @@ class PolicyGradient(Algorithm):
         return actor, optimiser, jax.tree.map(jnp.mean, metrics)
 
     def _both_losses(
-        self, learned: Learned, axis: str | None, teams: tuple[Team, Team], lessons: Lessons, key: Key
+        self, learned: Learned, teams: tuple[Team, Team], lessons: Lessons, key: Key, axis: str | None = None
     ) -> tuple[Float[Array, ""], Metrics]:
         """Of actors and critics, whose gradients do not meet."""
         acting, judged = numbers_of((lessons.acts, lessons.counts), learned.spec, axis)
