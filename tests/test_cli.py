@@ -103,7 +103,8 @@ def refused(capsys, *argv, code=2):
         ("train qmix spread --env.agents 99", "must be from 1 to 32"),
         (
             "train --resume runs/x --steps 5",
-            "goes on as it was begun, so --steps cannot be chosen anew; with --resume only --env",
+            "goes on as it was begun, so --steps cannot be chosen anew; with --resume only --env, "
+            "--quiet, --workers and --step-timeout apply",
         ),
         ("train --resume runs/x --learning-rate 5", "so --learning-rate cannot be chosen anew"),
         ("train --resume runs/x --env.size 5", "so --env.size cannot be chosen anew"),

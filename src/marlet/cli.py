@@ -41,6 +41,8 @@ LEARNER = Option(
     "which learner; the best one (with several teams, by the first's return), when left out",
 )
 
+ALLOWED_WITH_RESUME = {"resume", "quiet", "workers", "step_timeout", "env"}
+APPLIES = "only --env, --quiet, --workers and --step-timeout apply"
 TRAIN = _options(
     Option("steps", "int", "1_000_000", "environment steps of each seed", low=1),
     Option(
@@ -82,10 +84,9 @@ TRAIN = _options(
         "resume",
         "str | None",
         "None",
-        "go on with this run instead of starting one; only --env, --quiet, --workers and --step-timeout apply",
+        f"go on with this run instead of starting one; {APPLIES}",
     ),
 )
-ALLOWED_WITH_RESUME = {"resume", "quiet", "workers", "step_timeout", "env"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -139,8 +140,7 @@ def train(command: Command, words: list[str], given: Given) -> None:
         settled = sorted(given.keys() & {name for name, _ in every_option([command])} - ALLOWED_WITH_RESUME)
         if settled:
             raise MarletError(
-                f"A run goes on as it was begun, so {flag(settled[0])} cannot be chosen anew; with --resume only --env, "
-                "--quiet and --workers apply."
+                f"A run goes on as it was begun, so {flag(settled[0])} cannot be chosen anew; with --resume {APPLIES}."
             )
         refuse_strangers("train --resume", given, ALLOWED_WITH_RESUME)
         if words:

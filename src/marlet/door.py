@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import json
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -88,8 +87,6 @@ def train(
         MarletError: for what cannot be trained, with the cause and the cure, before anything is compiled.
         KeyboardInterrupt: after Ctrl-C, when the checkpoint is safe.
     """
-    if not math.isfinite(steps):
-        raise MarletError(f"steps is {steps}, but must be a whole number (environment steps of each seed).")
     plan = experiment.Plan(
         steps=steps,
         seeds=seeds,

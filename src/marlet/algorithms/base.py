@@ -55,8 +55,8 @@ class Algorithm(ABC):
         return devices == 1
 
     def reads_state(self) -> bool:
-        """Whether `update` may look at the world's state or at costs. Where it does not, they are not checked, which would
-        cost time."""
+        """Whether choosing or learning may look at the world's state. Where neither does, environments on the host are not
+        asked for theirs, and compiled ones' are not checked: both would cost time."""
         return True
 
     def tables(self, learned: Learned) -> Float[Array, "tables entries a"] | None:

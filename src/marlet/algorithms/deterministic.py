@@ -139,6 +139,9 @@ class ActorCritic(Algorithm):
     def shared_by(self, devices: int) -> bool:
         return self.envs % devices == 0 and self.batch % devices == 0
 
+    def reads_state(self) -> bool:
+        return self.critic_sees == "all" or self.mixer.reads_state
+
     def blank(self, learned: Learned, batch: int) -> Memory:
         return learned.online.actor.blank(batch)
 

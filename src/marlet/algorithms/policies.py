@@ -170,6 +170,9 @@ class PolicyGradient(Algorithm):
         sequences = self.envs * (1 if self.memory else self.length)
         return self.envs % devices == 0 and sequences % (devices * self.minibatches) == 0
 
+    def reads_state(self) -> bool:
+        return self.critic_sees != "obs"
+
     def blank(self, learned: Learned, batch: int) -> Memory:
         return learned.actor.blank(batch), learned.critic.blank(batch)
 

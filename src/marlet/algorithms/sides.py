@@ -79,6 +79,9 @@ class Frozen(Algorithm):
         leaves = jax.tree.leaves(_without_replay(self.learned))
         return jax.tree.unflatten(jax.tree.structure(begun), map(jnp.asarray, leaves))
 
+    def reads_state(self) -> bool:
+        return self.algorithm.reads_state()
+
     def blank(self, learned: Learned, batch: int) -> Memory:
         return self.algorithm.blank(learned, batch)
 
@@ -143,6 +146,9 @@ class Sides(Algorithm):
             if self.league != "latest"
         )
         return Together(learned, leagues, nought, spec)
+
+    def reads_state(self) -> bool:
+        return any(side.reads_state() for side in self.sides)
 
     def blank(self, learned: Together, batch: int) -> Memory:
         return tuple(side.blank(one, batch) for side, one in zip(self._sides(), learned.sides, strict=True))
@@ -223,11 +229,11 @@ class Sides(Algorithm):
         return tuple(replace(side, envs=envs, length=self.length) for side in self.sides)
 
 
-def lacking(algorithm: Algorithm) -> bool:
-    """Whether something frozen is told of that only a checkpoint holds."""
+def frozen_in(algorithm: Algorithm) -> list[Frozen]:
+    """The frozen policies that an algorithm plays beside or against."""
     if isinstance(algorithm, Sides):
-        return any(map(lacking, algorithm.sides))
-    return isinstance(algorithm, Frozen) and algorithm.learned is None
+        return [one for side in algorithm.sides for one in frozen_in(side)]
+    return [algorithm] if isinstance(algorithm, Frozen) else []
 
 
 def members_of(spec: Spec) -> list[tuple[int, ...]]:

@@ -118,6 +118,9 @@ class QLearning(Algorithm):
     def shared_by(self, devices: int) -> bool:
         return self.envs % devices == 0 and self.batch % devices == 0
 
+    def reads_state(self) -> bool:
+        return self.mixer.reads_state
+
     def blank(self, learned: Learned, batch: int) -> Memory:
         return learned.online.team.blank(batch)
 

@@ -16,7 +16,7 @@ from marlet.bridges.resolve import Factory
 from marlet.engine.evaluate import Scores
 from marlet.engine.host import STEP_TIMEOUT, HostEnv, Snapshot
 from marlet.engine.host_play import Act, play_episodes, rollout
-from marlet.engine.outline import outline
+from marlet.engine.outline import metric_names
 from marlet.engine.train import EVALUATE, INITIALISE, TRAIN, all_finite, key_of, not_finite
 from marlet.types import Key, Memory, Rollout, Step
 
@@ -73,7 +73,7 @@ class HostTraining:
         self.steps_per_iteration = algorithm.envs * algorithm.length
         with HostEnv(factory, 1, workers=0) as probe:
             algorithm.check(probe.spec)
-            self._outline = outline(algorithm, probe.spec)
+            self._metrics = metric_names(algorithm, probe.spec)
         self._envs: list[HostEnv] = []
         self._judge: HostEnv | None = None
         try:
@@ -93,7 +93,7 @@ class HostTraining:
 
     def _build(self, copies: int) -> HostEnv:
         """Environments that are asked for their state only if it is ever read."""
-        own_state = self._outline.reads_state
+        own_state = self.algorithm.reads_state()
         return HostEnv(self.factory, copies, workers=self.workers, timeout=self.timeout, own_state=own_state)
 
     def start(self) -> None:
@@ -209,7 +209,7 @@ class HostTraining:
 
     def _empty(self, running: np.ndarray, clock: np.ndarray) -> Sums:
         zero = np.zeros((), np.float32)
-        zeros = {name: zero for name in self._outline.metrics}
+        zeros = {name: zero for name in self._metrics}
         return Sums(zero, zero, zero, zeros, dict(zeros), running, clock)
 
 

@@ -28,6 +28,8 @@ class Mixer(ABC):
 
     joins: ClassVar[bool]
     """Whether one value stands for all agents, who must then be one team."""
+    reads_state: ClassVar[bool] = False
+    """Whether joining looks at the world's state."""
 
     @abstractmethod
     def init(self, spec: Spec, *, key: Key) -> PyTree[Array]:
@@ -107,6 +109,7 @@ class Monotonic(Mixer):
     hyper: int = option(64, "units of the hypernetworks' hidden layer; 0 for none", low=0)
 
     joins = True
+    reads_state = True
 
     def init(self, spec: Spec, *, key: Key) -> Hypernetworks:
         first_key, first_bias_key, second_key, second_bias_key = jax.random.split(key, 4)

@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from marlet.algorithms.sides import lacking
+from marlet.algorithms.sides import frozen_in
 from marlet.engine.devices import bytes_of
 from marlet.engine.evaluate import Scores
 from marlet.engine.train import Trainer
@@ -87,7 +87,8 @@ def train(
         with Lock(run.path):
             training.start()
             loop = _Loop(run, training, plan, seconds=0.0, row=-1, quiet=quiet)
-            loop.save()  # not all that a run begins with can be made again: frozen policies come from other runs
+            if frozen_in(training.algorithm):
+                loop.save()  # they come from other runs: `resume` cannot make them again, as it can all else
             return loop.go()
 
 
@@ -111,7 +112,7 @@ def resume(run: Run, training: Trainer, plan: Plan, *, quiet: bool = False) -> R
             training.restore(checkpoint.fit(found.arrays, training.saved_shapes, where=found.path))
             metrics.cut(found.notes["metrics"])
             seconds, row = found.notes["seconds"], found.notes["row"]
-        elif lacking(training.algorithm):
+        elif frozen_in(training.algorithm):
             raise CheckpointFault(
                 f"{run.path} was stopped before its first checkpoint, which would have held its frozen policies. "
                 "Begin it anew."
