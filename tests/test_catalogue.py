@@ -9,7 +9,7 @@ import sys
 import pytest
 
 import marlet
-from marlet import catalogue, sources
+from marlet import catalogue, sources, typed
 from marlet.bridges.resolve import Factory
 from marlet.envs.grid import Grid
 from marlet.envs.two_step import TwoStep
@@ -38,7 +38,7 @@ def test_defaults_read_from_the_source_are_the_objects_own(name):
     assert set(entry.options) == fields
     for option in entry.options.values():
         value = getattr(made, option.name)
-        told = catalogue.fitted(name, option, option.name, option.shown_default)
+        told = typed.fitted(name, option, option.name, option.shown_default)
         assert told == (sources.snake(type(value).__name__) if option.parts else value), option.name
 
 
@@ -46,7 +46,7 @@ def test_defaults_read_from_the_source_are_the_objects_own(name):
 def test_the_same_of_environments(name):
     made, entry = catalogue.make_env(name), catalogue.env_entry(name)
     for option in entry.options.values():
-        assert catalogue.fitted(name, option, option.name, option.shown_default) == getattr(made, option.name)
+        assert typed.fitted(name, option, option.name, option.shown_default) == getattr(made, option.name)
         assert option.help
         field = next(field for field in dataclasses.fields(made) if field.name == option.name)
         assert option.choices == field.metadata["choices"]

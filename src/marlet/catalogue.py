@@ -7,15 +7,14 @@ disk is looked up and never imported.
 
 import dataclasses
 import importlib
-import math
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from marlet.errors import MarletError, nearest
 from marlet.options import changed, check_options, option
-from marlet.sources import Entry, Option, algorithms, envs, final_classes, literal, options_of, parts, snake
+from marlet.sources import Entry, Option, algorithms, envs, final_classes, options_of, parts
+from marlet.typed import fitted, loose, named, part_name, tuples
 
 if TYPE_CHECKING:
     from marlet.algorithms.base import Algorithm
@@ -51,7 +50,7 @@ def algorithm_entry(name: str) -> Entry:
     Raises:
         MarletError: for an unknown name, with the nearest real one.
     """
-    return _found("algorithm", name, algorithms())
+    return named("algorithm", name, algorithms())
 
 
 def env_entry(name: str) -> Entry:
@@ -60,7 +59,7 @@ def env_entry(name: str) -> Entry:
     Raises:
         MarletError: for an unknown name, with the nearest real one.
     """
-    return _found("environment", name, envs())
+    return named("environment", name, envs())
 
 
 def part_entry(name: str) -> Entry:
@@ -69,7 +68,7 @@ def part_entry(name: str) -> Entry:
     Raises:
         MarletError: for an unknown name, with the nearest real one.
     """
-    return _found("part", name, parts())
+    return named("part", name, parts())
 
 
 def algorithms_for(spec: "Spec") -> list[str]:
@@ -121,7 +120,7 @@ def settings(entry: Entry, chosen: Mapping[str, Any]) -> dict[str, Option]:
         found[item.name] = item
         if item.parts:
             parts = {part: part_entry(part) for part in item.parts}
-            part = _found(item.name, _part_name(chosen.get(item.name, item.shown_default)), parts)
+            part = named(item.name, part_name(chosen.get(item.name, item.shown_default)), parts)
             inside = settings(part, _inside(item.name, chosen))
             found |= {f"{item.name}.{name}": inner for name, inner in inside.items()}
     return found
@@ -175,7 +174,7 @@ def make_env(name: str, options: Mapping[str, Any] | None = None) -> "Env | Fact
         return entry.load()(**checked(entry, options))
     from marlet.bridges.resolve import resolve
 
-    factory = resolve(name, **{key: _loose(value) for key, value in options.items()})
+    factory = resolve(name, **{key: loose(value) for key, value in options.items()})
     if name.startswith("pettingzoo:"):
         return factory
     from marlet.envs.base import Env
@@ -185,31 +184,6 @@ def make_env(name: str, options: Mapping[str, Any] | None = None) -> "Env | Fact
         return made
     made.close()
     return factory
-
-
-def fitted(owner: str, option: Option, name: str, value: Any) -> Any:
-    """A value, or the text of one, as the type of `option`.
-
-    Raises:
-        MarletError: naming the option, the value and what was expected.
-    """
-    if option.parts and dataclasses.is_dataclass(value):
-        return value
-    if option.parts:
-        return _found(name, _part_name(value), {part: part for part in option.parts})
-    kind = option.type
-    given = value
-    if isinstance(value, str) and not kind.startswith("str"):
-        value = literal(f"({value},)" if kind.startswith("tuple") and value[:1] not in ("(", "[") else value)
-    try:
-        return _as(kind, value)
-    except (TypeError, ValueError):
-        expected = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text"}
-        if kind.startswith("tuple[tuple["):
-            wanted = "groups of numbers, such as [[0,0],[4,4]]"
-        else:
-            wanted = expected.get(kind, "numbers parted by commas" if "int" in kind or "float" in kind else f"a {kind}")
-        raise MarletError(f"{owner}: {name} is {given!r}, but must be {wanted} ({option.help}).") from None
 
 
 # Records
@@ -282,7 +256,7 @@ def with_record(holder: Any, record: Mapping[str, Any]) -> Any:
     for name, value in values.items():
         if isinstance(value, Mapping):
             raise MarletError(f"{record['type']}: {name} is not what the run was begun with: {value}.")
-    return changed(holder, **{name: _tuples(value) for name, value in values.items()})
+    return changed(holder, **{name: tuples(value) for name, value in values.items()})
 
 
 # Values
@@ -304,62 +278,3 @@ def _made(holder: Any, values: Mapping[str, Any]) -> Any:
 def _inside(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
     """What is set of the part `name`."""
     return {key[len(name) + 1 :]: value for key, value in values.items() if key.startswith(name + ".")}
-
-
-def _part_name(value: Any) -> str:
-    return snake(value if isinstance(value, str) else type(value).__name__)
-
-
-def _as(kind: str, value: Any) -> Any:
-    """A value as the annotated type.
-
-    Raises:
-        ValueError: where it is not of that type.
-    """
-    if kind.endswith("| None"):
-        return None if value is None else _as(kind.removesuffix("| None").strip(), value)
-    if kind == "Any":
-        return _tuples(value)
-    if kind.startswith("tuple"):
-        if not isinstance(value, tuple | list):
-            raise ValueError(value)
-        item, repeated, _ = kind.removeprefix("tuple[").rpartition(", ...]")
-        if not repeated:
-            items = _split(kind.removeprefix("tuple[").removesuffix("]"))
-            return tuple(_as(each, part) for each, part in zip(items, value, strict=True))
-        return tuple(_as(item, part) for part in value)
-    if kind == "bool":
-        if not isinstance(value, bool):
-            raise ValueError(value)
-        return value
-    if kind == "str":
-        if not isinstance(value, str):
-            raise ValueError(value)
-        return value
-    if kind not in ("int", "float"):
-        raise ValueError(kind)
-    if isinstance(value, bool | str) or math.isnan(value):
-        raise ValueError(value)
-    if kind == "int" and (math.isinf(value) or value != int(value)):
-        raise ValueError(value)
-    return int(value) if kind == "int" else float(value)
-
-
-def _split(items: str) -> list[str]:
-    """The types of a tuple's parts: those commas that are in no bracket."""
-    return [part.strip() for part in re.split(r",(?![^\[]*\])", items)]
-
-
-def _tuples(value: Any) -> Any:
-    return tuple(map(_tuples, value)) if isinstance(value, tuple | list) else value
-
-
-def _loose(value: Any) -> Any:
-    """An option of a foreign environment, whose type nobody has told."""
-    return literal(value) if isinstance(value, str) else value
-
-
-def _found(what: str, name: str, known: Mapping[str, Any]) -> Any:
-    if name in known:
-        return known[name]
-    raise MarletError(f"There is no {what} '{name}'.{nearest(name, known)}")

@@ -1,13 +1,10 @@
 """What users call: from names, objects and paths to runs, policies and tables."""
 
-import contextlib
-import dataclasses
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from marlet.algorithms.base import Algorithm
@@ -15,32 +12,23 @@ from marlet.algorithms.sides import Frozen, Sides
 from marlet.algorithms.sides import versus as sides_of
 from marlet.bridges.resolve import Factory
 from marlet.catalogue import (
-    accepts,
-    algorithms_for,
     check_opponent,
-    envs_of_teams,
     make_algorithm,
     make_env,
     rebuild,
     record_of,
     with_record,
 )
-from marlet.engine.devices import one_device_per_core
 from marlet.engine.host import STEP_TIMEOUT, HostEnv
-from marlet.engine.host_train import HostTraining
-from marlet.engine.train import Trainer, Training
 from marlet.envs.base import Env
-from marlet.errors import MarletError, MemoryFault
+from marlet.errors import MarletError
+from marlet.fitting import training_of, within_memory
 from marlet.options import whole
 from marlet.runs import evaluate as evaluation
 from marlet.runs import experiment, pictures, report
 from marlet.runs.directory import Run
 from marlet.runs.policy import Policy, from_run
 from marlet.testing import check_env as check_marlet_env
-from marlet.types import Spec
-
-SIZES = ("batch", "capacity", "envs", "length", "hidden", "memory")
-"""Options of algorithms that decide how much memory training takes."""
 
 
 def train(
@@ -295,68 +283,6 @@ def env_of_run(run: Run, env: str | Env | Factory | None = None) -> Env | Factor
     made = env_of(env, record.get("options") if env == record["type"] else None)
     same = isinstance(env, str) and isinstance(made, Env) and type(made).__name__ == record["type"]
     return with_record(made, record) if same else made
-
-
-def training_of(
-    env: Env | Factory,
-    algorithm: Algorithm,
-    plan: experiment.Plan,
-    workers: int | None,
-    step_timeout: float = STEP_TIMEOUT,
-) -> Trainer:
-    """The program that trains, compiled or with the environment on the host.
-
-    Raises:
-        MarletError: if the algorithm does not fit the environment, with the names of those that do.
-    """
-    if isinstance(env, Factory):
-        with HostEnv(env, 1, workers=0) as probe:
-            spec = probe.spec
-    else:
-        spec = env.spec
-    try:
-        algorithm.check(spec)
-    except MarletError as misfit:
-        raise MarletError(f"{misfit} {_cure(env, algorithm, spec)}") from None
-    one_device_per_core()
-    if isinstance(env, Factory):
-        if not step_timeout > 0:
-            raise MarletError(f"step_timeout is {step_timeout}, but must be more than 0 seconds.")
-        return HostTraining(env, algorithm, seed=plan.seed, seeds=plan.seeds, workers=workers, timeout=step_timeout)
-    return Training(env, algorithm, seed=plan.seed, seeds=plan.seeds)
-
-
-def _cure(env: Env | Factory, algorithm: Algorithm, spec: Spec) -> str:
-    """What to do where an algorithm does not fit an environment: others that do, or another option."""
-    if isinstance(algorithm, Sides):
-        if len(set(spec.teams)) == len(algorithm.sides):
-            return "Choose another algorithm or run for that side."
-        known = ", ".join(envs_of_teams(len(algorithm.sides))) or "none of Marlet's own"
-        return f"Leave --versus out, or name an environment of {len(algorithm.sides)} teams: {known}."
-    cure = f"Fit for this environment: {', '.join(algorithms_for(spec)) or 'none'}."
-    options = env.options if isinstance(env, Factory) else record_of(env)
-    for name in ("continuous", "continuous_actions"):
-        if options.get(name) is True and accepts(algorithm, dataclasses.replace(spec, continuous=False)):
-            cure += f" Or let it have discrete actions: --no-env.{name}"
-    return cure
-
-
-@contextlib.contextmanager
-def within_memory(algorithm: Algorithm) -> Iterator[None]:
-    """Tell in one sentence that memory was too small, and which options make it enough.
-
-    Raises:
-        MemoryFault: in place of JAX's own error.
-    """
-    try:
-        yield
-    except jax.errors.JaxRuntimeError as cause:
-        if "RESOURCE_EXHAUSTED" not in str(cause):
-            raise
-        sizes = [field.name for field in dataclasses.fields(algorithm) if field.name in SIZES]
-        raise MemoryFault(
-            f"Memory is too small for this training: make one of these smaller: {', '.join(sizes)}; or seeds, or episodes."
-        ) from cause
 
 
 def pictured(run: Run) -> Run:
