@@ -1,6 +1,6 @@
 """What the studies of this folder share: options, what a run came to, a table for a page, a picture.
 
-The studies are `entropy.py`, `soccer.py` and `motives.py`; docs/studies.md tells what they found. Each prints its
+The studies are `entropy.py`, `soccer.py`, `motives.py` and `crowd.py`; docs/studies.md tells what they found. Each prints its
 table, draws `docs/images/NAME.png` if it is told to, and writes the table into the page it is told of:
 
     python examples/entropy.py --picture docs/images/entropy.png --page docs/studies.md
