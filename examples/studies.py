@@ -91,14 +91,16 @@ def draw(path: Path | None, panels: Mapping[tuple[str, str], Lines], *, log: boo
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
+    labels = dict.fromkeys(label for lines in panels.values() for label in lines)
+    colours = dict(zip(labels, COLOURS, strict=False))
     figure = Figure(figsize=(5.0 * len(panels), 3.6), layout="constrained")
     FigureCanvasAgg(figure)
     for ax, ((across, up), lines) in zip(
         figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True
     ):
-        for (label, (places, values)), colour in zip(lines.items(), COLOURS, strict=False):
-            ax.plot(places, median(values), label=label, color=colour, marker="o", markersize=3)
-            ax.fill_between(places, *interval(values), color=colour, alpha=0.2, linewidth=0)
+        for label, (places, values) in lines.items():
+            ax.plot(places, median(values), label=label, color=colours[label], marker="o", markersize=3)
+            ax.fill_between(places, *interval(values), color=colours[label], alpha=0.2, linewidth=0)
         ax.set(xlabel=across, ylabel=up, xscale="log" if log else "linear")
         ax.legend(frameon=False, fontsize=8)
         ax.grid(color="#dddddd", linewidth=0.6)
