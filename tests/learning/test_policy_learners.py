@@ -61,3 +61,27 @@ def deaf(run) -> float:
             state, said = step(state, jnp.asarray(action), jax.random.key(0))
             total += float(said.reward.mean())
     return total / 256
+
+
+def test_reinforce_comes_near_the_best_proportional_controller(tmp_path):
+    """Doing nothing earns -10.5 and the controller -3.00 (tests/envs/test_reach.py): 95 % of what lies between them."""
+    rule = marlet.mapg(learning_rate_steps=2_000_000)
+    run = marlet.train("reach", rule, steps=2e6, seeds=5, evaluations=2, episodes=512, out=tmp_path, quiet=True)
+    assert np.median(last(run, "return")) >= -10.5 + 0.95 * 7.5
+
+
+def test_a_critic_of_everyone_teaches_the_speaker_more_than_one_of_itself(tmp_path):
+    speak, alone = (
+        marlet.train(
+            "speaker_listener",
+            rule,
+            steps=3e5,
+            seeds=5,
+            evaluations=2,
+            episodes=512,
+            out=tmp_path,
+            quiet=True,
+        )
+        for rule in (marlet.maddpg(sharing="own"), marlet.iddpg(sharing="own"))
+    )
+    assert np.median(last(speak, "return")) >= np.median(last(alone, "return")) + 2.0

@@ -1,0 +1,56 @@
+"""Every algorithm on every task that it fits, with its default options and as many steps: who learns quickly on what.
+
+    python examples/everyone.py
+
+Returns are greedy, per agent, medians over seeds with 95 % intervals. The defaults were chosen for longer runs than these, so
+that the first here is the quickest and not always the best. On `speaker_listener` each agent has a network of its own, for
+speaker and listener have nothing in common. Tables and networks have tasks of their own; `drones` is for both.
+"""
+
+import sys
+from typing import cast
+
+from studies import options, report, told, trained
+
+from marlet.catalogue import accepts, algorithm_entry, algorithm_names, make_algorithm, make_env
+from marlet.envs.base import Env
+
+NETWORKS = ("spread", "speaker_listener", "drones", "spread --continuous", "reach", "swarm")
+TABLES = ("matrix", "two_step", "grid", "drones")
+EPISODES = 256
+
+
+def environment(task: str) -> Env:
+    """The environment of a task, with the switch that stands behind its name."""
+    name, *switches = task.split(" --")
+    return cast("Env", make_env(name, dict.fromkeys(switches, True)))
+
+
+def returns(name: str, task: str, *, steps: float, seeds: int) -> str:
+    """What an algorithm earns on a task after so many steps; a dash where it does not fit."""
+    env, separate = environment(task), task == "speaker_listener" and "sharing" in algorithm_entry(name).options
+    rule = make_algorithm(name, {"sharing": "own"} if separate else {})
+    if not accepts(rule, env.spec):
+        return "-"
+    training, _ = trained(env, rule, steps=steps, seeds=seeds)
+    earned = told(training.evaluate(EPISODES).score.mean((1, 2)))
+    print(name, task, earned, file=sys.stderr, flush=True)
+    return earned
+
+
+def main() -> None:
+    given = options(__doc__, steps=1e5, seeds=3).parse_args()
+    tabular = {name for name in algorithm_names() if ".tabular" in algorithm_entry(name).module}
+    for title, tasks, names in (
+        ("networks", NETWORKS, [name for name in algorithm_names() if name not in tabular]),
+        ("tables", TABLES, [name for name in algorithm_names() if name in tabular or name in ("random", "idle")]),
+    ):
+        rows = [
+            {"algorithm": name} | {task: returns(name, task, steps=given.steps, seeds=given.seeds) for task in tasks}
+            for name in sorted(names, key=lambda name: (algorithm_entry(name).module, name))
+        ]
+        report(title, rows, given.page)
+
+
+if __name__ == "__main__":
+    main()
