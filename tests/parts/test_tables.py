@@ -9,7 +9,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from marlet.parts.tables import draw, entries_of, entry, explored, highest, improve, joint_entry, preferred, restricted
+from marlet.parts.tables import (
+    FEW,
+    draw,
+    entries_of,
+    entry,
+    explored,
+    highest,
+    improve,
+    joint_entry,
+    preferred,
+    restricted,
+)
 
 
 @pytest.mark.parametrize("levels", [(5, 5), (1,), (2, 3, 1, 4), (7,)])
@@ -29,10 +40,11 @@ def test_joint_entry_counts_in_agents():
     assert joint_entry(obs, (5, 5)) == 14 * 25 + 1
 
 
-@given(st.lists(st.tuples(st.integers(0, 3), st.floats(-5, 5), st.floats(0, 1)), min_size=1, max_size=8))
-@settings(max_examples=100, deadline=None)
-def test_visits_that_meet_count_as_one_after_the_other(visits):
-    visits = visits + [(0, 0.0, 0.0)] * (8 - len(visits))  # a rate of zero is no visit
+@given(visits=st.lists(st.tuples(st.integers(0, 3), st.floats(-5, 5), st.floats(0, 1)), min_size=1, max_size=8))
+@pytest.mark.parametrize("size", [8, FEW + 1], ids=["in pairs", "sorted"])
+@settings(max_examples=50, deadline=None)
+def test_visits_that_meet_count_as_one_after_the_other(size, visits):
+    visits = visits + [(0, 0.0, 0.0)] * (size - len(visits))  # a rate of zero is no visit
     table = np.arange(4.0)
     expected = table.copy()
     for cell in range(4):
@@ -78,3 +90,9 @@ def test_draws_follow_the_policy():
     counts = np.bincount(draw(policy, key=jax.random.key(0)), minlength=4) / 40_000
     np.testing.assert_allclose(counts, [0.5, 0, 0.3, 0.2], atol=0.015)
     assert counts[1] == 0
+
+
+def test_a_number_next_to_one_draws_nothing_impossible(monkeypatch):
+    monkeypatch.setattr(jax.random, "uniform", lambda key, shape: jnp.full(shape, 1 - 2.0**-24))
+    policy = jnp.array([[0.3, 0.7, 0.0], [0.1, 0.3, 0.6], [0.2, 0.0, 0.0], [1.0, 0.0, 0.0]])
+    np.testing.assert_array_equal(draw(policy, key=jax.random.key(0)), [1, 2, 0, 0])

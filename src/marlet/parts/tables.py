@@ -9,6 +9,9 @@ from jaxtyping import Array, Bool, Float, Int
 from marlet.equations.choices import masked
 from marlet.types import Key
 
+FEW = 64
+"""So many visits of a table at once, or fewer, are compared in pairs."""
+
 
 def entries_of(levels: tuple[int, ...]) -> int:
     """How many different observations there are."""
@@ -51,12 +54,19 @@ def improve(
     Visits that meet in a cell count as if they came one after the other: together they move it by
     `1 - prod(1 - rate)` of their mean error (weighted by their rates). A plain sum would overshoot as soon as
     `rate` times the visits passes two, and a plain mean would waste all environments but one. A rate of 0 is no visit.
+
+    Few visits are compared in pairs, which takes a quarter of the time of sorting them; all that meet in a cell then
+    write the same number there.
     """
-    cells, at = distinct(where, table.size)
-    add = lambda x: jax.ops.segment_sum(x, at, where.size)  # noqa: E731
+    if where.size <= FEW:
+        same = where[:, None] == where
+        cells, add = where, lambda x: jnp.where(same, x, 0.0).sum(-1)
+    else:
+        cells, at = distinct(where, table.size)
+        add = lambda x: jax.ops.segment_sum(x, at, where.size)  # noqa: E731
     total = add(rate)
     mean = add(rate * error) / jnp.where(total > 0, total, 1)
-    return table.at[cells].add(-jnp.expm1(add(jnp.log1p(-rate))) * mean, mode="drop")
+    return table.at[cells].set(table[cells] - jnp.expm1(add(jnp.log1p(-rate))) * mean, mode="drop")
 
 
 def highest(values: Float[Array, "*batch a"], available: Bool[Array, "*batch a"]) -> Float[Array, "*batch"]:
@@ -94,5 +104,8 @@ def preferred(
 
 
 def draw(policy: Float[Array, "*batch a"], *, key: Key) -> Int[Array, "*batch"]:
-    """One action each; what has probability 0 never comes."""
-    return jax.random.categorical(key, jnp.log(policy))
+    """One action each, where a uniform number falls among the summed probabilities; what has probability 0 never comes."""
+    reached = jnp.cumsum(policy, axis=-1)
+    total = reached[..., -1:]
+    number = total * jax.random.uniform(key, total.shape)
+    return ((reached <= number) & (reached < total)).sum(-1)

@@ -29,7 +29,7 @@ class ProgressLine:
         self._from = 0
         self._steps = done
         self._seeds = 1
-        self._latest = ""
+        self._rows: list[dict[str, float]] = []
         self._bar = None
 
     def moved(self, steps: int) -> None:
@@ -40,7 +40,7 @@ class ProgressLine:
 
     def update(self, steps: int, rows: list[dict[str, float]]) -> None:
         """Show an evaluation: one row a seed, as they are written to metrics.csv."""
-        self._seeds, self._latest = len(rows), evaluation(rows)
+        self._seeds, self._rows = len(rows), rows
         self._show(steps)
 
     def _show(self, steps: int) -> None:
@@ -74,7 +74,8 @@ class ProgressLine:
 
     def _told(self) -> str:
         done = f"{short(self._steps)}/{short(self.total)} steps"
-        return "  ".join(part for part in (done, self._state(), self._latest) if part)
+        latest = evaluation(self._rows) if self._rows else ""
+        return "  ".join(part for part in (done, self._state(), latest) if part)
 
     def _state(self) -> str:
         if self.done >= self.total:
