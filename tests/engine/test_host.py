@@ -375,7 +375,8 @@ def test_no_worker_outlives_close_and_close_may_be_repeated():
 
 
 FORGETFUL = """
-import sys, time; sys.path.insert(0, {folder!r})
+import signal, sys, time; sys.path.insert(0, {folder!r})
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs begin with it ignored
 from marlet.bridges.resolve import Factory
 from marlet.engine.host import HostEnv
 import numpy as np
