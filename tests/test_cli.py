@@ -116,6 +116,7 @@ def refused(capsys, *argv, code=2):
         ("evaluate runs/nowhere --episodes 0", "must be at least 1"),
         ("evaluate runs/nowhere --env.agents 3", "needs the environment's name"),
         ("compare", "Something is missing: marlet compare RUN ..."),
+        ("watch /dev/null", "is not a run"),
         ("watch runs/nowhere --ot x", "Did you mean '--out'"),
         ("list qmxi", "Did you mean 'qmix'"),
         ("check-env gird", "Did you mean 'grid'"),

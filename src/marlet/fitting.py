@@ -17,6 +17,7 @@ from marlet.engine.train import Trainer, Training
 from marlet.envs.base import Env
 from marlet.errors import MarletError, MemoryFault
 from marlet.runs import experiment
+from marlet.testing import check_declared
 from marlet.types import Spec
 
 SIZES = ("batch", "capacity", "envs", "length", "hidden", "memory")
@@ -33,12 +34,15 @@ def training_of(
     """The program that trains, compiled or with the environment on the host.
 
     Raises:
+        EnvironmentFault: if an environment from outside breaks the contract, as far as can be seen without playing.
         MarletError: if the algorithm does not fit the environment, with the names of those that do.
     """
     if isinstance(env, Factory):
         with HostEnv(env, 1, workers=0) as probe:
             spec = probe.spec
     else:
+        if not type(env).__module__.startswith("marlet."):  # of those the tests know
+            check_declared(env)
         spec = env.spec
     try:
         algorithm.check(spec)

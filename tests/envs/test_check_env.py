@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from jaxtyping import Array
 
+import marlet
 from marlet.envs.base import Env, make_step
 from marlet.errors import EnvironmentFault
 from marlet.options import option
@@ -105,6 +106,16 @@ def test_a_wrong_spec_is_caught(change, complaint):
 
     with pytest.raises(EnvironmentFault, match=complaint):
         check_env(Mutant())
+
+
+def test_training_refuses_what_can_be_seen_without_playing(tmp_path):
+    class Wide(Countdown):
+        def say(self, state, reward):
+            return dataclasses.replace(super().say(state, reward), obs=jnp.zeros((2, 5)))
+
+    with pytest.raises(EnvironmentFault, match=r"obs after reset has shape \(2, 5\), but the spec says \(2, 2\)"):
+        marlet.train(Wide(), "iql", steps=100, out=tmp_path, quiet=True)
+    assert not list(tmp_path.iterdir()), "nothing is left of a run that never began"
 
 
 def test_an_episode_of_immortals_is_cut_off_at_the_horizon_and_not_before():

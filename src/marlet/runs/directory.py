@@ -49,7 +49,7 @@ class Run:
             for name in DECIDED:
                 if not isinstance(self.options.get(name), dict):
                     raise ValueError(f"it does not say the run's {name}")
-        except FileNotFoundError as cause:
+        except (FileNotFoundError, NotADirectoryError) as cause:
             raise MarletError(
                 f"{self.path} is not a run: it has no options.json. Give the directory that `marlet train` printed."
             ) from cause

@@ -31,8 +31,7 @@ def check_env(env: Env, seed: int = 0, episodes: int = 3) -> list[str]:
             f"check_env was given {given}, but expects an environment made from a subclass of marlet's Env. "
             "Pass an instance, such as check_env(Grid())."
         )
-    check_spec(env)
-    check_traces(env)
+    check_declared(env)
     check_purity(env, seed)
     traces = itertools.count()
 
@@ -55,3 +54,13 @@ def check_env(env: Env, seed: int = 0, episodes: int = 3) -> list[str]:
         *("spec", "traces", "shapes", "state structure", "batches", "purity"),
         *("opening", "finite numbers", "levels", "legal actions", "deaths", "horizon", "one compilation", "render"),
     ]
+
+
+def check_declared(env: Env) -> None:
+    """What can be held against the contract without playing: the spec, and the arrays that `reset` and `step` return.
+
+    Raises:
+        EnvironmentFault: at the first breach.
+    """
+    check_spec(env)
+    check_traces(env)
