@@ -205,6 +205,8 @@ def test_climbing_and_penalty_games_are_missed_alone_and_hysteresis_helps():
     assert found["penalty", "alone"] < 0.1
     assert found["climbing", "hysteretic"] > 0.5
     assert found["penalty", "hysteretic"] > 0.5
+    for game in ("climbing", "penalty"):
+        assert found[game, "alone"] < found[game, "boltzmann"] < found[game, "hysteretic"]
     assert paid["climbing", "alone"] + 0.5 < paid["climbing", "boltzmann"] < paid["climbing", "hysteretic"]
 
 
