@@ -15,7 +15,7 @@ from studies import options, report, told, trained
 from marlet.catalogue import accepts, algorithm_entry, algorithm_names, make_algorithm, make_env
 from marlet.envs.base import Env
 
-NETWORKS = ("spread", "speaker_listener", "drones", "spread --continuous", "reach", "swarm")
+NETWORKS = ("spread", "speaker_listener", "drones", "spread --continuous", "reach")
 TABLES = ("matrix", "two_step", "grid", "drones")
 EPISODES = 256
 
