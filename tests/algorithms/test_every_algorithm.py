@@ -1,7 +1,10 @@
 """What holds of every algorithm: it learns from any number of unlike agents, the dead teach it nothing, or it refuses."""
 
 import dataclasses
+import json
+import os
 from functools import partial
+from pathlib import Path
 
 import equinox as eqx
 import jax
@@ -120,6 +123,36 @@ def test_what_the_dead_do_teaches_nothing(name):
     assert all(np.isfinite(leaf).all() for leaf in numbers(one))
     assert eqx.tree_equal(numbers(one), numbers(taught(1, False)[0])) or name in JOINT
     assert not eqx.tree_equal(numbers(one), numbers(taught(1, True)[0]))  # negative control: the living teach
+
+
+GOLDEN = Path(__file__).parent.parent / "golden" / "learned.json"
+
+
+@pytest.mark.parametrize("name", sorted(set(NAMES) - {"idle", "random"}))
+def test_golden_numbers_after_three_updates(name):
+    """The mean size of each array that is learned stays what it was; MARLET_GOLDEN=1 (and one process) writes them anew."""
+    algorithm = made(name)
+    env = TEAMS if name == "minimax_q" else Mortal(agents=2)
+
+    def turn(carry, key):
+        learned, world = carry
+        tally = Tally.empty(B, env.spec.num_agents)
+        world, _, played = rollout(env, algorithm, learned, world, tally, T, key=key)
+        return (algorithm.update(learned, played, key=key)[0], world), None
+
+    def learn_three_times():
+        learned = algorithm.init(env.spec, key=jax.random.key(0))
+        world = opening(env, algorithm, learned, B, key=jax.random.key(1))
+        (learned, _), _ = jax.lax.scan(turn, (learned, world), jax.random.split(jax.random.key(2), 3))
+        return [jnp.abs(part).mean() for part in numbers(learned)]
+
+    sizes = [float(f"{size:.5g}") for size in run_once(learn_three_times)()]
+    kept = json.loads(GOLDEN.read_text())
+    if os.environ.get("MARLET_GOLDEN") == "1":
+        kept[name] = sizes
+        lines = (f"{json.dumps(key)}: {json.dumps(kept[key])}" for key in sorted(kept))
+        GOLDEN.write_text("{\n" + ",\n".join(lines) + "\n}\n")
+    np.testing.assert_allclose(sizes, kept[name], rtol=2e-3, atol=1e-6)
 
 
 def test_there_is_one_of_each():
