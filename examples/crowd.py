@@ -3,7 +3,7 @@
     python examples/crowd.py
 
 The arena grows with the swarm, so that a drone sees about as much whatever their number. What grows is what a critic is told:
-nothing for `ippo`, whose critics see what one drone sees; the state for `mappo`; the state and everyone's actions for
+for `ippo` no more than which drone it judges; the state for `mappo`; the state and everyone's actions for
 `maddpg`. All swarms learn from as many steps of drones, in updates of as many: with more drones there are fewer environments.
 (`maddpg` needs two of them: with 100 drones it makes a fifth as many updates.) The run is short. It shows how learning
 begins, and what a step costs.

@@ -41,7 +41,7 @@ def training_of(
         with HostEnv(env, 1, workers=0) as probe:
             spec = probe.spec
     else:
-        if not type(env).__module__.startswith("marlet."):  # of those the tests know
+        if not type(env).__module__.startswith("marlet."):  # Marlet's own are held to it by the tests
             check_declared(env)
         spec = env.spec
     try:

@@ -130,7 +130,7 @@ GOLDEN = Path(__file__).parent.parent / "golden" / "learned.json"
 
 @pytest.mark.parametrize("name", sorted(set(NAMES) - {"idle", "random"}))
 def test_golden_numbers_after_three_updates(name):
-    """The mean size of each array that is learned stays what it was; MARLET_GOLDEN=1 (and one process) writes them anew."""
+    """Mean size and spread of each array that is learned stay what they were. MARLET_GOLDEN=1, in one process, writes them."""
     algorithm = made(name)
     env = TEAMS if name == "minimax_q" else Mortal(agents=2)
 
@@ -144,9 +144,9 @@ def test_golden_numbers_after_three_updates(name):
         learned = algorithm.init(env.spec, key=jax.random.key(0))
         world = opening(env, algorithm, learned, B, key=jax.random.key(1))
         (learned, _), _ = jax.lax.scan(turn, (learned, world), jax.random.split(jax.random.key(2), 3))
-        return [jnp.abs(part).mean() for part in numbers(learned)]
+        return [number for part in numbers(learned) for number in (jnp.abs(part).mean(), part.std())]
 
-    sizes = [float(f"{size:.5g}") for size in run_once(learn_three_times)()]
+    sizes = [float(f"{size:.4g}") for size in run_once(learn_three_times)()]
     kept = json.loads(GOLDEN.read_text())
     if os.environ.get("MARLET_GOLDEN") == "1":
         kept[name] = sizes
