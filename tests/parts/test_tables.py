@@ -92,7 +92,10 @@ def test_draws_follow_the_policy():
     assert counts[1] == 0
 
 
-def test_a_number_next_to_one_draws_nothing_impossible(monkeypatch):
-    monkeypatch.setattr(jax.random, "uniform", lambda key, shape: jnp.full(shape, 1 - 2.0**-24))
-    policy = jnp.array([[0.3, 0.7, 0.0], [0.1, 0.3, 0.6], [0.2, 0.0, 0.0], [1.0, 0.0, 0.0]])
-    np.testing.assert_array_equal(draw(policy, key=jax.random.key(0)), [1, 2, 0, 0])
+@pytest.mark.parametrize("number", [0.0, 1 - 2.0**-24])
+def test_a_number_at_either_end_draws_nothing_impossible_however_sums_are_rounded(monkeypatch, number):
+    summed = jnp.cumsum
+    monkeypatch.setattr(jax.random, "uniform", lambda key, shape: jnp.full(shape, number))
+    monkeypatch.setattr(jnp, "cumsum", lambda x, axis: summed(x, axis) * (1 + 1e-6 * jnp.arange(x.shape[axis])))
+    policy = jnp.array([[0.0, 0.3, 0.7, 0.0], [0.0, 0.0, 0.2, 0.0], [1.0, 0.0, 0.0, 0.0]])
+    np.testing.assert_array_equal(draw(policy, key=jax.random.key(0)), [2 if number else 1, 2, 0])

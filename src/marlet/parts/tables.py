@@ -105,7 +105,6 @@ def preferred(
 
 def draw(policy: Float[Array, "*batch a"], *, key: Key) -> Int[Array, "*batch"]:
     """One action each, where a uniform number falls among the summed probabilities; what has probability 0 never comes."""
-    reached = jnp.cumsum(policy, axis=-1)
-    total = reached[..., -1:]
-    number = total * jax.random.uniform(key, total.shape)
-    return ((reached <= number) & (reached < total)).sum(-1)
+    reached = jnp.where(policy > 0, jnp.cumsum(policy, axis=-1), 0.0)  # a sum may round up where nothing was added
+    total = reached.max(-1, keepdims=True)
+    return (reached > total * jax.random.uniform(key, total.shape)).argmax(-1)
