@@ -36,20 +36,19 @@ def held(capacity: int) -> Row:
     from marlet.envs.spread import Spread
 
     one_device_per_core()
-    env = Spread()
-    program = Training(env, make_algorithm("vdn", {"capacity": capacity, "warmup": 0}), seeds=1)
+    program = Training(Spread(), make_algorithm("vdn", {"capacity": capacity, "warmup": 0}), seeds=1)
     program.start()
     for _ in range(3):
         program.advance(10)
     return {
         "held": bytes_of(program.progress[0].learned.replay),
-        "needed": needed_bytes(env.spec),
+        "needed": needed_bytes(program.spec),
         "megabytes": peak_megabytes(),
     }
 
 
 def needed_bytes(spec) -> int:
-    """Of one transition, everything once: each agent's observation, the state, actions and rewards, 4 bytes a number;
+    """Of one transition, everything once: each agent's observation, the state if it is read, actions and rewards, 4 bytes a number;
     which actions are legal, who is alive, and whether the step opens an episode, 1 byte a flag."""
     n = spec.num_agents
     numbers = n * spec.obs_shape[0] + spec.state_size + n * (spec.num_actions if spec.continuous else 1) + n

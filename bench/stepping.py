@@ -64,6 +64,7 @@ def random_play(env: Any, size: int, *, apart: bool = False) -> tuple[Callable, 
 
     from marlet.algorithms.base import Algorithm
     from marlet.engine.rollout import Tally, opening, rollout
+    from marlet.engine.stateless import read_by
     from marlet.keys import new_key
 
     @dataclass(frozen=True)
@@ -87,6 +88,10 @@ def random_play(env: Any, size: int, *, apart: bool = False) -> tuple[Callable, 
         def update(self, learned, rollout, *, key):
             return learned, {}
 
+        def reads_state(self):
+            return False
+
+    env = read_by(Random(), env)
     devices = jax.devices()[: math.gcd(size, len(jax.devices()))]
     random, share = Random(), size // len(devices)
     horizon = env.spec.horizon or 25

@@ -8,6 +8,7 @@ import pytest
 from toys import TRACES, Counting, Ledger
 
 import marlet
+from marlet.catalogue import make_algorithm
 from marlet.engine.host_train import HostTraining
 from marlet.engine.train import Training
 from marlet.errors import EnvironmentFault, MarletError, NonFinite
@@ -69,6 +70,24 @@ def test_a_host_training_traces_once_too():
 
 
 # Equal results
+
+
+@pytest.mark.parametrize("algorithm", ["vdn", "qmix"])
+def test_a_state_that_is_not_read_is_kept_nowhere_and_changes_nothing(monkeypatch, algorithm):
+    def trained():
+        training = Training(marlet.Spread(agents=2), make_algorithm(algorithm, SMALL))
+        training.start()
+        training.advance(12)
+        return training, leaves(training)
+
+    (training, lean), read = trained(), algorithm == "qmix"
+    monkeypatch.setattr("marlet.engine.train.read_by", lambda algorithm, env: env)
+    _, full = trained()
+    apart = {name for name in full if lean[name].shape != full[name].shape}
+    assert all(name.endswith("state") and lean[name].size == 0 for name in apart)
+    assert bool(apart) != read
+    assert (training.spec.state_size > 0) == read
+    assert equal({name: lean[name] for name in lean.keys() - apart}, {name: full[name] for name in full.keys() - apart})
 
 
 @pytest.mark.parametrize(

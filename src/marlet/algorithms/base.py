@@ -55,8 +55,8 @@ class Algorithm(ABC):
         return devices == 1
 
     def reads_state(self) -> bool:
-        """Whether choosing or learning may look at the world's state. Where neither does, environments on the host are not
-        asked for theirs, and compiled ones' are not checked: both would cost time."""
+        """Whether choosing or learning may look at the world's state. Where neither does, no environment is asked for its
+        own: that would cost time, and room in the replay."""
         return True
 
     def tables(self, learned: Learned) -> Float[Array, "tables entries a"] | None:

@@ -5,6 +5,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.experimental.layout import Layout, with_layout_constraint
 from jaxtyping import Array, Bool, Float, Int
 
 from marlet.algorithms.base import Algorithm, Learned
@@ -59,7 +60,16 @@ def step(env: Env, state: Any, action: Array, *, key: Key) -> tuple[Any, Step]:
         in_axes=(BATCH_LAST, 0, 0),
         out_axes=(BATCH_LAST, 0),
     )
-    return stepped(state, action, jax.random.split(key, action.shape[0]))
+    state, next = stepped(state, action, jax.random.split(key, action.shape[0]))
+    return jax.tree.map(_kept_in_order, state), next
+
+
+def _kept_in_order(x: Array) -> Array:
+    """The same array, in memory as its axes say: XLA would lay tables of cells out as the observations made of them, and
+    then step them half as fast. Smaller arrays are better left to it."""
+    if x.ndim < 3 or jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+        return x
+    return with_layout_constraint(x, Layout(tuple(range(x.ndim))))
 
 
 def opening(env: Env, algorithm: Algorithm, learned: Learned, batch: int, *, key: Key) -> World:

@@ -14,6 +14,7 @@ from marlet.algorithms.base import Algorithm
 from marlet.engine.devices import Placement, bytes_of, fresh, whole
 from marlet.engine.evaluate import Scores, play_episodes
 from marlet.engine.rollout import Tally, World, opening, rollout
+from marlet.engine.stateless import read_by
 from marlet.envs.base import Env
 from marlet.errors import EnvironmentFault, NonFinite
 from marlet.keys import new_key
@@ -98,6 +99,7 @@ class Training:
 
     def __init__(self, env: Env, algorithm: Algorithm, *, seed: int = 0, seeds: int = 1):
         algorithm.check(env.spec)
+        self.name, env = type(env).__name__, read_by(algorithm, env)
         self.env, self.algorithm, self.spec = env, algorithm, env.spec
         self.steps_per_iteration = algorithm.envs * algorithm.length
         self.seeds = np.arange(seed, seed + seeds, dtype=np.uint32)
@@ -188,7 +190,7 @@ class Training:
         kind = int(fault.kind[s, env])
         whose = "" if kind == STATE else f"agent {self.spec.names[int(fault.agent[s, env])]}, "
         raise EnvironmentFault(
-            f"{type(self.env).__name__} {FAULTS[kind]}: seed {self.seeds[s]}, environment {env}, {whose}after "
+            f"{self.name} {FAULTS[kind]}: seed {self.seeds[s]}, environment {env}, {whose}after "
             f"{steps[s, env]} steps of each environment. Run `marlet check-env` on it."
         )
 
@@ -323,7 +325,7 @@ def _evaluate(env: Env, algorithm: Algorithm, episodes: int, seed_and_learned: t
 
 def judged_alone(env: Env, algorithm: Algorithm, learned: Any, episodes: int, *, seed: int) -> Scores:
     """The episodes by which a run judges the learner of this seed, by the program of a run of one seed: to the last bit."""
-    place = Placement(1, bytes_of(learned), algorithm.shared_by)
+    env, place = read_by(algorithm, env), Placement(1, bytes_of(learned), algorithm.shared_by)
     one = jax.tree.map(lambda leaf: np.asarray(leaf)[None], (np.uint32(seed), learned))
     axes = whole(one)
     play = place.spread(partial(_evaluate, env, algorithm, episodes), axes, Scores(-1, -1, -1))
