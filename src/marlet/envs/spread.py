@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from marlet.envs.particles import Bodies, Figure, Particles, Post, length, others_than, touch
+from marlet.envs.particles import Bodies, Figure, Particles, Post, length, touch
 from marlet.options import option
 
 RADIUS = 0.15
@@ -44,21 +44,14 @@ class Spread(Particles):
     def obs_size(self) -> int:
         return 6 * self.agents
 
-    def observe(self, bodies: Bodies) -> list[Float[Array, " d"]]:
+    def observe(self, bodies: Bodies) -> Float[Array, "n d"]:
         n, place = self.agents, bodies.position
-        silence = jnp.zeros(2 * (n - 1))
-        return [
-            jnp.concatenate(
-                [
-                    bodies.velocity[i],
-                    place[i],
-                    *[bodies.landmark[j] - place[i] for j in range(n)],
-                    *[place[j] - place[i] for j in others_than(i, range(n))],
-                    silence,
-                ]
-            )
-            for i in range(n)
-        ]
+        landmarks = bodies.landmark - place[:, None]
+        # Of all pairs in a row, every (n+1)-th is of an agent with itself.
+        pairs = (place - place[:, None]).reshape(n * n, 2)
+        others = pairs[1:].reshape(n - 1, n + 1, 2)[:, :-1].reshape(n, 2 * (n - 1))
+        silence = jnp.zeros((n, 2 * (n - 1)))
+        return jnp.concatenate([bodies.velocity, place, landmarks.reshape(n, 2 * n), others, silence], axis=1)
 
     def pay(self, bodies: Bodies) -> list[Float[Array, ""]]:
         n = self.agents
