@@ -12,14 +12,16 @@ from many_runs import experience_of, run_once
 from mortal import Mortal
 
 from marlet.algorithms.coma import Lessons, Verdicts, _actor_loss, _critic_loss, coma
-from marlet.algorithms.deterministic import facmac, maddpg, masac
+from marlet.algorithms.deterministic import facmac, iddpg, maddpg, masac, matd3
 from marlet.algorithms.policies import happo, ippo, maa2c, mappo
 from marlet.engine.rollout import Tally, opening, rollout
 from marlet.parts.normalisers import PopArt, Running, Statistics
 
 T, B = 15, 3
 TINY = {"envs": B, "length": T, "hidden": (4,)}
-DETERMINISTIC = [maddpg, facmac, masac]
+DETERMINISTIC = [maddpg, iddpg, matd3, facmac, masac]
+POLICIES = [ippo, maa2c, mappo]
+"""One for each thing a critic may see."""
 
 
 def play(env, algorithm, learned, *, key=0):
@@ -73,7 +75,11 @@ def deterministic_targets(algorithm, env):
     return algorithm._targets(learned, experience_of(played, env.spec), key=jax.random.key(1))
 
 
-TARGETS = {mappo: policy_targets, coma: coma_targets} | dict.fromkeys(DETERMINISTIC, deterministic_targets)
+TARGETS = {
+    coma: coma_targets,
+    **dict.fromkeys(POLICIES, policy_targets),
+    **dict.fromkeys(DETERMINISTIC, deterministic_targets),
+}
 CASES = [(make, False) for make in TARGETS] + [(make, True) for make in (mappo, coma, maddpg)]
 
 

@@ -52,10 +52,10 @@ JOINT = {"central_q", "coma", "jal", "minimax_q"}
 """They learn what joint actions are worth as long as one agent lives; the actions of the dead stand in those."""
 
 
-def made(name):
+def made(name, **options):
     """A small learner, with a memory where it can have one."""
     known = catalogue.algorithm_entry(name).options
-    return catalogue.make_algorithm(name, {key: value for key, value in TINY.items() if key in known})
+    return catalogue.make_algorithm(name, {key: value for key, value in (TINY | options).items() if key in known})
 
 
 def learn(algorithm, env, *, alter=lambda played: played):
@@ -101,6 +101,20 @@ def test_any_number_of_unlike_agents_is_learned_from(name, n):
     for new, old in zip(jax.tree.leaves(learned), jax.tree.leaves(before), strict=True):
         assert (new.shape, new.dtype) == (old.shape, old.dtype)
     assert all(value.shape == () for value in metrics.values())
+
+
+@pytest.mark.parametrize(("name", "n"), [("coma", 5), ("happo", 5), ("ippo", 1), ("maddpg", 5), ("qmix", 1)])
+def test_networks_without_a_memory_learn_from_any_number_of_agents(name, n):
+    """Computed, not only traced: what is learned is finite and not what it was."""
+    algorithm, env = made(name, memory=0), Mortal(agents=n)
+
+    @run_once
+    def before_and_after():
+        return algorithm.init(env.spec, key=jax.random.key(0)), learn(algorithm, env)[0]
+
+    before, after = map(numbers, before_and_after())
+    assert all(np.isfinite(leaf).all() for leaf in after)
+    assert not eqx.tree_equal(after, before)
 
 
 @pytest.mark.parametrize("name", ONE_OF_EACH)

@@ -13,7 +13,7 @@ from many_runs import begun, said, spread_out
 
 from marlet.algorithms.policies import Lessons, PolicyGradient, happo, ia2c, ippo, maa2c, mapg, mappo
 from marlet.engine.rollout import Tally, opening, rollout
-from marlet.envs.matrix import Matrix
+from marlet.envs.matrix import Matrix, nested
 from marlet.errors import MarletError
 from marlet.parts.heads import Categorical, Gaussian, Squashed
 from marlet.parts.normalisers import PopArt, Raw, Running
@@ -124,41 +124,41 @@ def test_a_policy_that_has_moved_very_far_still_has_a_gradient(shift, advantage)
 
 
 def test_each_agent_learns_from_what_those_before_it_changed(monkeypatch):
-    """The second agent's advantages are multiplied by how much likelier the first has made its own actions.
+    """Three agents in a random order, each dead at some entries: advantages are multiplied by how much likelier those
+    before have made their own actions, where they acted.
 
-    Learning is replaced by a step that can be read off: it adds the mean of the advantages it is given to the bias of
-    the first action.
+    Learning is replaced by a step that can be read off: it adds the mean of the advantages that count to the bias of the
+    first action.
     """
-    env = Matrix(payoff=tuple(map(tuple, CLIMBING)))
-    algorithm = happo(envs=6, length=1, minibatches=1, standardise=False, reward_scale=0.1, **TINY)
+    env = Matrix(payoff=nested(np.tile(np.arange(8.0).reshape(2, 2, 2) % 5, (3, 1, 1, 1))))
+    algorithm = happo(envs=6, length=1, minibatches=1, standardise=False, **TINY)
     learned, lessons, _ = lessons_of(algorithm, env)
-    start = learned.actor.copies.last.bias
+    acts = jnp.arange(18).reshape(1, 6, 3) % 4 != 1
+    lessons = dataclasses.replace(lessons, acts=acts)
+    biases = lambda team: team.copies.last.bias  # noqa: E731
 
     def readable(self, loss, learned, teams, states, given, axis, *, key):
-        (team,), mean = teams, given.advantage.mean((0, 1))
-        bias = team.copies.last.bias.at[:, 0].add(mean)
-        return (eqx.tree_at(lambda team: team.copies.last.bias, team, bias),), states, {}
+        (team,), mean = teams, (given.advantage * given.acts).mean((0, 1))
+        return (eqx.tree_at(biases, team, biases(team).at[:, 0].add(mean)),), states, {}
 
     monkeypatch.setattr(PolicyGradient, "_descend", readable)
     key = jax.random.key(5)
-    learns = jax.jit(lambda learned, lessons: algorithm._in_turns(learned, lessons, None, key=key)[0])
-    actor = learns(learned, lessons)
-    first, second = (int(i) for i in jax.random.permutation(jax.random.split(key)[0], 2))
-
-    found = np.asarray(actor.copies.last.bias - start)
-    mean = float(lessons.advantage[..., first].mean())
-    np.testing.assert_allclose(found[first], [mean, 0, 0], rtol=1e-4, atol=1e-6)
-    one = eqx.tree_at(lambda team: team.copies.last.bias, learned.actor, start.at[first, 0].add(mean))
+    actor = jax.jit(lambda learned, lessons: algorithm._in_turns(learned, lessons, None, key=key)[0])(learned, lessons)
+    found = np.asarray(biases(actor) - biases(learned.actor))
 
     @jax.jit
     def ratio_of(team, lessons):
         _, outputs = team.unroll(lessons.actor_memory[0], lessons.obs, lessons.first)
         return jnp.exp(Categorical().log_prob(outputs, lessons.available, lessons.action) - lessons.log_prob)
 
-    ratio = ratio_of(one, lessons)
-    expected = float((lessons.advantage[..., second] * ratio[..., first]).mean())
-    np.testing.assert_allclose(found[second], [expected, 0, 0], rtol=1e-4, atol=1e-6)
-    assert abs(expected - float(lessons.advantage[..., second].mean())) > 0.05  # without the factor it is another
+    team, factor = learned.actor, np.ones((1, 6))
+    for place, agent in enumerate(np.asarray(jax.random.permutation(jax.random.split(key)[0], 3))):
+        plain = np.asarray(lessons.advantage * acts)[..., agent]
+        expected = (factor * plain).mean()
+        np.testing.assert_allclose(found[agent], [expected, 0], rtol=1e-4, atol=1e-6)
+        assert place == 0 or abs(expected - plain.mean()) > 0.01  # without the factor it is another
+        team = eqx.tree_at(biases, team, biases(team).at[agent, 0].add(expected))
+        factor = factor * np.where(acts, ratio_of(team, lessons), 1.0)[..., agent]
 
 
 # --- ends ------------------------------------------------------------------------------------------------------------

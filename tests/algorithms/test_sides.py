@@ -10,10 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from many_runs import begun, said, same
+from many_runs import begun, run_once, said, same
+from mortal import Mortal
 
 import marlet
-from marlet.algorithms.policies import ia2c
+from marlet.algorithms.policies import ia2c, ippo
 from marlet.algorithms.scripts import Script, idle, random
 from marlet.algorithms.sides import Frozen, Sides, bare, members_of, spec_of, step_of, versus, with_replay
 from marlet.algorithms.values import iql
@@ -89,6 +90,33 @@ def test_each_side_learns_from_its_own_and_a_script_not_at_all():
         return update(learned, other)[0].sides[0]
 
     assert same(swapped(5.0).actor, after.sides[0].actor)
+
+
+def test_teams_of_unlike_agents_that_die_learn_each_by_its_own_rule():
+    """Two of one team, of both kinds, against one: what the dead of either team did teaches neither."""
+    env = Mortal(agents=3, teams=2)
+    rules = (ippo(envs=4, length=7, minibatches=1, **TINY), iql(memory=3, warmup=0, batch=4, capacity=56, **TINY))
+    both = versus(*rules)
+    both.check(env.spec)
+
+    @run_once
+    def learns(more):
+        learned = both.init(env.spec, key=jax.random.key(0))
+        world = opening(env, both, learned, 4, key=jax.random.key(1))
+        rolled = rollout(env, both, learned, world, Tally.empty(4, 3), 7, key=jax.random.key(2))[2]
+        t = rolled.transitions
+        other = jnp.where(t.now.alive, t.action, (t.action + more) % 3)
+        altered = dataclasses.replace(rolled, transitions=dataclasses.replace(t, action=other))
+        return learned, both.update(learned, altered, key=jax.random.key(3))[0], t.now.alive
+
+    before, after, alive = learns(0)
+    assert not alive[..., [0, 2]].all()
+    assert not alive[..., 1].all()
+    weights = lambda learned: (learned.sides[0].actor, learned.sides[1].online.team)  # noqa: E731
+    for new, old, again in zip(weights(after), weights(before), weights(learns(1)[1]), strict=True):
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(new))
+        assert not same(new, old)
+        assert same(new, again)
 
 
 # --- the league ------------------------------------------------------------------------------------------------------
