@@ -13,7 +13,8 @@ from mortal import Mortal
 
 from marlet.algorithms.coma import Lessons, Verdicts, _actor_loss, _critic_loss, coma
 from marlet.algorithms.deterministic import facmac, iddpg, maddpg, masac, matd3
-from marlet.algorithms.policies import happo, ippo, maa2c, mappo
+from marlet.algorithms.policies import ippo, maa2c, mappo
+from marlet.algorithms.policies_in_turns import happo
 from marlet.engine.rollout import Tally, opening, rollout
 from marlet.parts.normalisers import PopArt, Running, Statistics
 

@@ -170,7 +170,7 @@ def test_golden_numbers_after_three_updates(name):
 
 
 def test_there_is_one_of_each():
-    """Those that learn nothing aside, and `happo`, whose agents learn in turns."""
+    """Those that learn nothing aside."""
     kinds = {type(catalogue.make_algorithm(name)) for name in set(NAMES) - {"idle", "random"}}
     assert {type(catalogue.make_algorithm(name)) for name in ONE_OF_EACH} == kinds
 

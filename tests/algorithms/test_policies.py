@@ -11,7 +11,8 @@ import pytest
 from endless import Endless, values_of
 from many_runs import begun, said, spread_out
 
-from marlet.algorithms.policies import Lessons, PolicyGradient, happo, ia2c, ippo, maa2c, mapg, mappo
+from marlet.algorithms.policies import Lessons, PolicyGradient, ia2c, ippo, maa2c, mapg, mappo
+from marlet.algorithms.policies_in_turns import happo
 from marlet.engine.rollout import Tally, opening, rollout
 from marlet.envs.matrix import Matrix, nested
 from marlet.errors import MarletError
@@ -328,4 +329,4 @@ def test_what_does_not_fit_is_refused_with_the_cure():
         ippo(envs=2, length=1).check(teams)
     with pytest.raises(MarletError, match=r"vectors of size 2.*squashed"):
         ippo(head=Categorical()).check(dataclasses.replace(teams, continuous=True))
-    PolicyGradient(name="any").check(teams)
+    ippo().check(teams)

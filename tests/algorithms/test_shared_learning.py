@@ -8,7 +8,8 @@ import pytest
 from many_runs import experience_of, imagined
 
 from marlet.algorithms.deterministic import facmac
-from marlet.algorithms.policies import happo, ippo
+from marlet.algorithms.policies import ippo
+from marlet.algorithms.policies_in_turns import happo
 from marlet.algorithms.values import vdn
 from marlet.parts.descent import numbers_of
 from marlet.types import Rollout, Spec

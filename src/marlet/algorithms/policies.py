@@ -1,5 +1,6 @@
 """Policy gradients with critics, on-policy: REINFORCE, advantage actor-critics and the PPO family, as one family."""
 
+from abc import abstractmethod
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int
 
-from marlet.algorithms.base import Algorithm, needs_one_team, needs_sequences
+from marlet.algorithms.base import Algorithm, needs_sequences
 from marlet.equations.returns import continues, lambda_returns
 from marlet.equations.schedules import counted, linear
 from marlet.errors import MarletError
@@ -75,20 +76,12 @@ class Lessons(eqx.Module):
 
 @dataclass(frozen=True)
 class PolicyGradient(Algorithm):
-    """Actors that follow the gradient of advantages, and critics that say what advantages are.
-
-    The advantage is the lambda-return less the critic's value (Schulman et al. 2016, arXiv:1506.02438), the gain is
-    clipped where several passes are made over one rollout (Schulman et al. 2017, arXiv:1707.06347). With one pass of
-    one minibatch the ratio of the clipped gain is 1 and its gradient is the plain policy gradient: REINFORCE with a
-    baseline (decay 1), or the advantage actor-critic. Truncation bootstraps from the final step; death does not; agents
-    that are dead are not trained on.
-    """
+    """What all policy gradients share: who sees what, advantages, and the losses of actors and critics."""
 
     envs: int = option(32, "environments stepped side by side", low=1)
     length: int = option(25, "steps of each environment between two rounds of learning", low=1)
     critic_sees: str = option("obs", "what the critic is told of each agent's step", choices=("obs", "state", "both"))
     team_reward: bool = option(False, "learn from the mean reward of an agent's team instead of its own")
-    sequential: bool = option(False, "agents learn one after the other, each told what those before it changed")
     sharing: str = option("shared", "which agents use one network", choices=("shared", "own", "kinds"))
     hidden: tuple[int, ...] = option((64, 64), "units of each hidden layer", low=1)
     activation: str = option("tanh", "of the hidden layers", choices=("relu", "tanh"))
@@ -130,13 +123,6 @@ class PolicyGradient(Algorithm):
                 f"{spec.num_actions}. Use 'gaussian' or 'squashed'."
             )
         needs_sequences(self.name, self.minibatches, self.envs, self.envs * (1 if self.memory else self.length))
-        if self.sequential:
-            needs_one_team(self.name, spec, cure="Use ippo or mappo, whose agents keep their own aims.")
-            if self.sharing != "own":
-                raise MarletError(
-                    f"{self.name} lets agents learn one after the other, but sharing is '{self.sharing}': agents that "
-                    "use one network can only learn together. Set sharing to 'own'."
-                )
 
     def init(self, spec: Spec, *, key: Key) -> Learned:
         actor_key, critic_key = jax.random.split(key)
@@ -193,39 +179,12 @@ class PolicyGradient(Algorithm):
     def update(self, learned: Learned, rollout: Rollout, *, key: Key) -> tuple[Learned, Metrics]:
         learned = replace(learned, steps=counted(learned.steps, rollout.steps))
         learned, lessons, metrics = self._lessons(learned, rollout)
-        if self.sequential:
-            critic_key, actor_key = jax.random.split(key)
-            (critic,), (critic_optimiser,), critic_metrics = self._descend(
-                lambda critics, lessons, key: self._critic_loss(
-                    critics[0], lessons, numbers_of(lessons.counts, learned.spec, rollout.axis)
-                ),
-                learned,
-                (learned.critic,),
-                (learned.critic_optimiser,),
-                lessons,
-                rollout.axis,
-                key=critic_key,
-            )
-            actor, actor_optimiser, learning = self._in_turns(learned, lessons, rollout.axis, key=actor_key)
-            learning |= critic_metrics
-        else:
-            (actor, critic), (actor_optimiser, critic_optimiser), learning = self._descend(
-                partial(self._both_losses, learned, axis=rollout.axis),
-                learned,
-                (learned.actor, learned.critic),
-                (learned.actor_optimiser, learned.critic_optimiser),
-                lessons,
-                rollout.axis,
-                key=key,
-            )
-        learned = replace(
-            learned,
-            actor=actor,
-            critic=critic,
-            actor_optimiser=actor_optimiser,
-            critic_optimiser=critic_optimiser,
-        )
+        learned, learning = self._improved(learned, lessons, rollout.axis, key=key)
         return learned, metrics | learning
+
+    @abstractmethod
+    def _improved(self, learned: Learned, lessons: Lessons, axis: str | None, *, key: Key) -> tuple[Learned, Metrics]:
+        """Actors and critics after the passes over a rollout."""
 
     def _lessons(self, learned: Learned, rollout: Rollout) -> tuple[Learned, Lessons, Metrics]:
         """Advantages and targets of a rollout; the statistics take its returns in, once."""
@@ -271,53 +230,6 @@ class PolicyGradient(Algorithm):
         metrics = {"value": mean_of(value, counts, number), "error": mean_of(jnp.abs(advantage), counts, number)}
         return replace(learned, statistics=statistics, critic=critic), lessons, averaged(metrics, axis)
 
-    def _in_turns(
-        self, learned: Learned, lessons: Lessons, axis: str | None, *, key: Key
-    ) -> tuple[Team, optax.OptState, Metrics]:
-        """Actors learn one after the other in a random order, each with advantages multiplied by how much likelier
-        those before it have made the joint action (Kuba et al. 2022, arXiv:2109.11251, equation 11)."""
-        head = head_for(learned.spec, self.head)
-        order_key, learn_key = jax.random.split(key)
-        agents = jnp.arange(len(learned.actor.uses))
-
-        def turn(carry, agent_and_key):
-            actor, optimiser, factor = carry
-            agent, key = agent_and_key
-            mine = agents == agent
-            own = replace(lessons, advantage=lessons.advantage * factor[..., None], acts=lessons.acts & mine)
-            (after,), (optimiser_after,), metrics = self._descend(
-                lambda actors, lessons, key: self._actor_loss(
-                    learned, actors[0], lessons, key, numbers_of(lessons.acts, learned.spec, axis)
-                ),
-                learned,
-                (actor,),
-                (optimiser,),
-                own,
-                axis,
-                key=key,
-            )
-            only = lambda new, old: jnp.where(mine.reshape(-1, *(1,) * (new.ndim - 1)), new, old)  # noqa: E731
-            actor = jax.tree.map(only, after, actor)
-            optimiser = jax.tree.map(only, optimiser_after, optimiser)
-            _, outputs = actor.unroll(lessons.actor_memory[0], lessons.obs, lessons.first)
-            likelier = head.log_prob(outputs, lessons.available, lessons.action) - lessons.log_prob
-            factor = factor * _ratio(jnp.where(own.acts, likelier, 0.0).sum(-1))
-            return (actor, optimiser, factor), metrics
-
-        start = (learned.actor, learned.actor_optimiser, jnp.ones(lessons.first.shape))
-        turns = (jax.random.permutation(order_key, agents), jax.random.split(learn_key, len(agents)))
-        (actor, optimiser, _), metrics = jax.lax.scan(turn, start, turns)
-        return actor, optimiser, jax.tree.map(jnp.mean, metrics)
-
-    def _both_losses(
-        self, learned: Learned, teams: tuple[Team, Team], lessons: Lessons, key: Key, axis: str | None = None
-    ) -> tuple[Float[Array, ""], Metrics]:
-        """Of actors and critics, whose gradients do not meet."""
-        acting, judged = numbers_of((lessons.acts, lessons.counts), learned.spec, axis)
-        actor_loss, actor_metrics = self._actor_loss(learned, teams[0], lessons, key, acting)
-        critic_loss, critic_metrics = self._critic_loss(teams[1], lessons, judged)
-        return actor_loss + critic_loss, actor_metrics | critic_metrics
-
     def _actor_loss(
         self, learned: Learned, actor: Team, lessons: Lessons, key: Key, number: Float[Array, ""] | None = None
     ) -> tuple[Float[Array, ""], Metrics]:
@@ -326,7 +238,7 @@ class PolicyGradient(Algorithm):
         entropy_weight = linear(learned.steps, self.entropy, self.entropy_end, self.entropy_steps)
         _, outputs = actor.unroll(lessons.actor_memory[0], lessons.obs, lessons.first)
         change = head.log_prob(outputs, lessons.available, lessons.action) - lessons.log_prob
-        ratio = _ratio(jnp.where(lessons.acts, change, 0.0))
+        ratio = ratio_of(jnp.where(lessons.acts, change, 0.0))
         bounded = jnp.clip(ratio, 1 - self.clip, 1 + self.clip)
         gain = jnp.minimum(ratio * lessons.advantage, bounded * lessons.advantage)
         mean = partial(mean_of, counts=lessons.acts, number=number)
@@ -397,7 +309,47 @@ class PolicyGradient(Algorithm):
         return reward, any_mate(t.now.alive), any_mate(t.next.alive)
 
 
-def _ratio(change: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
+@dataclass(frozen=True)
+class PolicyGradientTogether(PolicyGradient):
+    """Actors that follow the gradient of advantages, and critics that say what advantages are.
+
+    The advantage is the lambda-return less the critic's value (Schulman et al. 2016, arXiv:1506.02438), the gain is
+    clipped where several passes are made over one rollout (Schulman et al. 2017, arXiv:1707.06347). With one pass of
+    one minibatch the ratio of the clipped gain is 1 and its gradient is the plain policy gradient: REINFORCE with a
+    baseline (decay 1), or the advantage actor-critic. Truncation bootstraps from the final step; death does not; agents
+    that are dead are not trained on.
+    """
+
+    def _improved(self, learned: Learned, lessons: Lessons, axis: str | None, *, key: Key) -> tuple[Learned, Metrics]:
+        (actor, critic), (actor_optimiser, critic_optimiser), metrics = self._descend(
+            partial(self._both_losses, learned, axis=axis),
+            learned,
+            (learned.actor, learned.critic),
+            (learned.actor_optimiser, learned.critic_optimiser),
+            lessons,
+            axis,
+            key=key,
+        )
+        learned = replace(
+            learned,
+            actor=actor,
+            critic=critic,
+            actor_optimiser=actor_optimiser,
+            critic_optimiser=critic_optimiser,
+        )
+        return learned, metrics
+
+    def _both_losses(
+        self, learned: Learned, teams: tuple[Team, Team], lessons: Lessons, key: Key, axis: str | None = None
+    ) -> tuple[Float[Array, ""], Metrics]:
+        """Of actors and critics, whose gradients do not meet."""
+        acting, judged = numbers_of((lessons.acts, lessons.counts), learned.spec, axis)
+        actor_loss, actor_metrics = self._actor_loss(learned, teams[0], lessons, key, acting)
+        critic_loss, critic_metrics = self._critic_loss(teams[1], lessons, judged)
+        return actor_loss + critic_loss, actor_metrics | critic_metrics
+
+
+def ratio_of(change: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
     """How much likelier, from a difference of log-probabilities; within e^20, since infinity times 0 is no number."""
     return jnp.exp(jnp.clip(change, -20.0, 20.0))
 
@@ -405,33 +357,28 @@ def _ratio(change: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
 ONE_PASS = {"epochs": 1, "minibatches": 1, "learning_rate": 3e-3, "learning_rate_end": 3e-4}
 
 
-def mapg(**options) -> PolicyGradient:
+def mapg(**options) -> PolicyGradientTogether:
     """Multi-agent policy gradient: REINFORCE with reward-to-go and a baseline (Williams 1992, REINFORCE)."""
-    return changed(PolicyGradient(name="mapg", decay=1.0, discount=0.99, envs=64, length=10, **ONE_PASS), **options)
-
-
-def ia2c(**options) -> PolicyGradient:
-    """Independent advantage actor-critic: actor and critic see one agent's observation (Mnih et al. 2016, arXiv:1602.01783)."""
-    return changed(PolicyGradient(name="ia2c", envs=16, length=5, **ONE_PASS), **options)
-
-
-def maa2c(**options) -> PolicyGradient:
-    """Advantage actor-critic with a critic of the state (Papoudakis et al. 2021, arXiv:2006.07869)."""
-    return changed(PolicyGradient(name="maa2c", critic_sees="state", envs=16, length=5, **ONE_PASS), **options)
-
-
-def ippo(**options) -> PolicyGradient:
-    """Independent PPO: clipped policy gradients, critics of own observations (de Witt et al. 2020, arXiv:2011.09533)."""
-    return changed(PolicyGradient(name="ippo"), **options)
-
-
-def mappo(**options) -> PolicyGradient:
-    """Multi-agent PPO: the critic sees the state and the agent's observation (Yu et al. 2022, arXiv:2103.01955)."""
-    return changed(PolicyGradient(name="mappo", critic_sees="both"), **options)
-
-
-def happo(**options) -> PolicyGradient:
-    """PPO whose agents learn one after the other, with networks of their own (Kuba et al. 2022, arXiv:2109.11251)."""
     return changed(
-        PolicyGradient(name="happo", critic_sees="both", team_reward=True, sequential=True, sharing="own"), **options
+        PolicyGradientTogether(name="mapg", decay=1.0, discount=0.99, envs=64, length=10, **ONE_PASS), **options
     )
+
+
+def ia2c(**options) -> PolicyGradientTogether:
+    """Independent advantage actor-critic: actor and critic see one agent's observation (Mnih et al. 2016, arXiv:1602.01783)."""
+    return changed(PolicyGradientTogether(name="ia2c", envs=16, length=5, **ONE_PASS), **options)
+
+
+def maa2c(**options) -> PolicyGradientTogether:
+    """Advantage actor-critic with a critic of the state (Papoudakis et al. 2021, arXiv:2006.07869)."""
+    return changed(PolicyGradientTogether(name="maa2c", critic_sees="state", envs=16, length=5, **ONE_PASS), **options)
+
+
+def ippo(**options) -> PolicyGradientTogether:
+    """Independent PPO: clipped policy gradients, critics of own observations (de Witt et al. 2020, arXiv:2011.09533)."""
+    return changed(PolicyGradientTogether(name="ippo"), **options)
+
+
+def mappo(**options) -> PolicyGradientTogether:
+    """Multi-agent PPO: the critic sees the state and the agent's observation (Yu et al. 2022, arXiv:2103.01955)."""
+    return changed(PolicyGradientTogether(name="mappo", critic_sees="both"), **options)
