@@ -2,6 +2,7 @@
 
 import statistics
 import time
+from typing import Any
 
 from measure import Row, Table, Wish, imported, peak_megabytes
 from settings import STEPS, algorithm_of, names, read
@@ -9,15 +10,67 @@ from settings import STEPS, algorithm_of, names, read
 CHUNKS = 10
 """Parts of a run that are timed one by one; the first, in which learning begins, does not count."""
 QUICK_STEPS, QUICK_CHUNKS = 60_000, 3
+DEFAULT_STEPS = 200_000
+"""Of each algorithm by its default options."""
 EPISODES = 512
 """Of the greedy evaluation at the end."""
 
 
 def plan(wish: Wish) -> list[Table]:
-    """The table to measure: each with one seed, and with as many as there are cores."""
+    """The tables to measure: those settings, each with one seed and with as many as there are cores; and every deep
+    algorithm at its own."""
+    from marlet.catalogue import algorithm_entry, algorithm_names
+
     seeds = dict.fromkeys((1, wish.cores))
     calls = [(at_settings, (name, count, wish.quick)) for name in names() for count in seeds]
-    return [Table("Training on `spread` at JaxMARL's settings", calls)]
+    learners = [name for name in algorithm_names() if "hidden" in algorithm_entry(name).options]
+    return [
+        Table("Training on `spread` at JaxMARL's settings", calls),
+        Table(
+            "Every deep algorithm on `spread`, one seed, by its default options",
+            [(at_defaults, (name, wish.quick)) for name in learners],
+        ),
+    ]
+
+
+def learned(program: Any, seeds: int, total: int, quick: bool) -> Row:
+    """A training begun and trained for that many steps: steps a second of all seeds together, the seconds of compiling, and
+    the greedy return at the end."""
+    begun = time.perf_counter()
+    program.start()
+    program.advance(1)
+    compile_seconds = time.perf_counter() - begun
+
+    chunks = QUICK_CHUNKS if quick else CHUNKS
+    count = max(1, total // chunks // program.steps_per_iteration)
+    rates = []
+    for _ in range(chunks):
+        begun, worked = time.perf_counter(), time.process_time()
+        program.advance(count)
+        seconds, worked = time.perf_counter() - begun, time.process_time() - worked
+        rates.append((count * program.steps_per_iteration * seeds / seconds, worked / seconds))
+    score = program.evaluate(EPISODES).score.mean((-1, -2))  # of each seed
+    return {
+        "steps_per_second": statistics.median(rate for rate, _ in rates[1:]),
+        "busy": statistics.median(busy for _, busy in rates[1:]),
+        "return": float(statistics.median(score.tolist())),
+        "after_steps": program.iteration * program.steps_per_iteration,
+        "compile_seconds": compile_seconds,
+        "megabytes": peak_megabytes(),
+    }
+
+
+def at_defaults(name: str, quick: bool) -> Row:
+    """Environment steps a second of whole training of an algorithm by its default options, and what it has learned by then."""
+    import_seconds = imported()
+    from marlet.catalogue import make_algorithm, make_env
+    from marlet.engine.devices import one_device_per_core
+    from marlet.engine.train import Training
+
+    one_device_per_core()
+    program = Training(make_env("spread"), make_algorithm(name), seeds=1)
+    row = learned(program, 1, QUICK_STEPS if quick else DEFAULT_STEPS, quick)
+    return {"subject": f"`{name}`", "import_seconds": import_seconds, **row}
 
 
 def at_settings(name: str, seeds: int, quick: bool) -> Row:
@@ -34,33 +87,14 @@ def at_settings(name: str, seeds: int, quick: bool) -> Row:
 
     record = read(name)
     program = Training(make_env(record["env"]), algorithm_of(name), seeds=seeds)
-    begun = time.perf_counter()
-    program.start()
-    program.advance(1)
-    compile_seconds = time.perf_counter() - begun
-
-    total, chunks = (QUICK_STEPS, QUICK_CHUNKS) if quick else (STEPS, CHUNKS)
-    count = max(1, total // chunks // program.steps_per_iteration)
-    rates = []
-    for _ in range(chunks):
-        begun, worked = time.perf_counter(), time.process_time()
-        program.advance(count)
-        seconds, worked = time.perf_counter() - begun, time.process_time() - worked
-        rates.append((count * program.steps_per_iteration * seeds / seconds, worked / seconds))
-    rate = statistics.median(rate for rate, _ in rates[1:])
-    score = program.evaluate(EPISODES).score.mean((-1, -2))  # of each seed
-    row: Row = {
+    row = learned(program, seeds, QUICK_STEPS if quick else STEPS, quick)
+    rate = row["steps_per_second"]
+    row |= {
         "subject": f"`{name}`",
         "seeds": seeds,
-        "steps_per_second": rate,
-        "busy": statistics.median(busy for _, busy in rates[1:]),
         "jaxmarl_stated": record["jaxmarl_steps_per_second"],
         "ratio_stated": rate / record["jaxmarl_steps_per_second"],
-        "return": float(statistics.median(score.tolist())),
-        "after_steps": program.iteration * program.steps_per_iteration,
         "import_seconds": import_seconds,
-        "compile_seconds": compile_seconds,
-        "megabytes": peak_megabytes(),
     }
     if isinstance(program.algorithm, PolicyGradient):
         work = work_of(program.algorithm, program.spec)
