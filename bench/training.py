@@ -33,7 +33,7 @@ def plan(wish: Wish) -> list[Table]:
     ]
 
 
-def learned(program: Any, seeds: int, total: int, quick: bool) -> Row:
+def timed(program: Any, seeds: int, total: int, quick: bool) -> Row:
     """A training begun and trained for that many steps: steps a second of all seeds together, the seconds of compiling, and
     the greedy return at the end."""
     begun = time.perf_counter()
@@ -69,7 +69,7 @@ def at_defaults(name: str, quick: bool) -> Row:
 
     one_device_per_core()
     program = Training(make_env("spread"), make_algorithm(name), seeds=1)
-    row = learned(program, 1, QUICK_STEPS if quick else DEFAULT_STEPS, quick)
+    row = timed(program, 1, QUICK_STEPS if quick else DEFAULT_STEPS, quick)
     return {"subject": f"`{name}`", "import_seconds": import_seconds, **row}
 
 
@@ -87,7 +87,7 @@ def at_settings(name: str, seeds: int, quick: bool) -> Row:
 
     record = read(name)
     program = Training(make_env(record["env"]), algorithm_of(name), seeds=seeds)
-    row = learned(program, seeds, QUICK_STEPS if quick else STEPS, quick)
+    row = timed(program, seeds, QUICK_STEPS if quick else STEPS, quick)
     rate = row["steps_per_second"]
     row |= {
         "subject": f"`{name}`",

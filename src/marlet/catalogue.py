@@ -177,12 +177,13 @@ def make_env(name: str, options: Mapping[str, Any] | None = None) -> "Env | Fact
     factory = resolve(name, **{key: loose(value) for key, value in options.items()})
     if name.startswith("pettingzoo:"):
         return factory
+    from marlet.bridges.facts import checked_parallel
     from marlet.envs.base import Env
 
     made = factory()
     if isinstance(made, Env):
         return made
-    made.close()
+    checked_parallel(made).close()
     return factory
 
 

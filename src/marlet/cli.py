@@ -44,7 +44,7 @@ LEARNER = Option(
 ALLOWED_WITH_RESUME = {"resume", "quiet", "workers", "step_timeout", "env"}
 APPLIES = "only --env, --quiet, --workers and --step-timeout apply"
 TRAIN = _options(
-    Option("steps", "int", "1_000_000", "environment steps of each seed", low=1),
+    Option("steps", "int", "1_000_000", "environment steps of each seed", low=1, high=1e15),
     Option(
         "versus",
         "str",

@@ -16,6 +16,7 @@ from marlet.engine.host_train import HostTraining
 from marlet.engine.train import Trainer, Training
 from marlet.envs.base import Env
 from marlet.errors import MarletError, MemoryFault
+from marlet.options import LARGEST
 from marlet.runs import experiment
 from marlet.testing import check_declared
 from marlet.types import Spec
@@ -48,6 +49,12 @@ def training_of(
         algorithm.check(spec)
     except MarletError as misfit:
         raise MarletError(f"{misfit} {_cure(env, algorithm, spec)}") from None
+    each = algorithm.envs * algorithm.length
+    if plan.steps > LARGEST * each:
+        raise MarletError(
+            f"steps is {plan.steps}, but must be at most {LARGEST * each}: rounds of learning are counted in 32 bits, and "
+            f"each takes {each} steps here. Use fewer steps, or more envs or a greater length."
+        )
     one_device_per_core()
     if isinstance(env, Factory):
         if not step_timeout > 0:

@@ -81,8 +81,14 @@ def _called(kind: Any) -> str:
     return PLAIN.get(kind) or f"a {getattr(kind, '__name__', kind)}"
 
 
+LARGEST = 2**31 - 1
+"""Of whole numbers: compiled programs count in 32 bits."""
+
+
 def _check(owner: str, field: dataclasses.Field, value: Any) -> None:
     low, high, choices = (field.metadata.get(name) for name in ("low", "high", "choices"))
+    if high is None and field.type is not float and isinstance(value, int) and value > LARGEST:
+        high = LARGEST
     if choices and value not in choices:
         raise MarletError(
             f"{owner}: {field.name} is {value!r}, but must be one of {', '.join(map(str, choices))}."

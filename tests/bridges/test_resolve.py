@@ -9,6 +9,7 @@ import pytest
 from relay import Relay
 
 from marlet.bridges.resolve import Factory, by_name, resolve
+from marlet.catalogue import make_env
 from marlet.errors import MarletError
 
 
@@ -92,3 +93,14 @@ def test_only_what_can_be_imported_has_a_name():
     assert by_name(Relay) == Factory("relay", "Relay")
     assert by_name(lambda: Relay()) is None
     assert by_name(Relay().reset.__get__) is None
+
+
+def test_a_function_that_raises_and_one_that_gives_something_else(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "unfit.py").write_text(
+        "def raises():\n    raise RuntimeError('no licence')\n\ndef gives():\n    return 3\n"
+    )
+    with pytest.raises(MarletError, match=r"unfit:raises failed: RuntimeError: no licence\. Call it in Python"):
+        make_env("unfit:raises")
+    with pytest.raises(MarletError, match=r"is a builtins.int, but must be a `pettingzoo.ParallelEnv`"):
+        make_env("unfit:gives")

@@ -22,6 +22,7 @@ class PolicyGradientInTurns(PolicyGradient):
 
     Whoever comes later has its advantages multiplied by how much likelier those before it have made what they did, so
     that each step improves the team whatever the others' steps were (Kuba et al. 2022, arXiv:2109.11251, theorem 1).
+    Truncation bootstraps from the final step; death does not; agents that are dead are not trained on.
     """
 
     def check(self, spec: Spec) -> None:

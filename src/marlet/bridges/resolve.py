@@ -58,15 +58,19 @@ class Factory:
         """A new environment; whatever the function gives, unchecked.
 
         Raises:
-            MarletError: where an option is not one the function takes.
+            MarletError: where an option is not one the function takes, or the function raises.
         """
         target = self.target()
         try:
             return target(**self.options)
-        except TypeError as error:
-            if "unexpected keyword argument" not in str(error):
-                raise
-            raise MarletError(f"{self.name} does not take one of the options {self.options}: {error}.") from error
+        except MarletError:
+            raise
+        except Exception as error:
+            if isinstance(error, TypeError) and "unexpected keyword argument" in str(error):
+                said = f"{self.name} does not take one of the options {self.options}: {error}."
+            else:
+                said = f"{self.name} failed: {type(error).__name__}: {error}. Call it in Python, or add --debug, to see where."
+            raise MarletError(said) from error
 
 
 def resolve(name: str, **options: Any) -> Factory:

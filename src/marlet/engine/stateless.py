@@ -16,7 +16,8 @@ class Stateless(Env):
 
     env: Env
 
-    def __post_init__(self): ...
+    def __post_init__(self):
+        """Its field is no option of a user's, and is not checked as one."""
 
     @property
     def spec(self) -> Spec:

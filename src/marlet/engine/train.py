@@ -303,10 +303,10 @@ def _first_fault(p: Progress, played: Rollout, reads_state: bool) -> Fault:
         ~jnp.isfinite(t.next.reward),
         ~(jnp.isfinite(t.now.obs) & jnp.isfinite(t.next.obs)).all(-1),
         t.now.alive & ~t.now.available.any(-1),
+        ~jnp.isfinite(t.next.cost),
     ]
     if reads_state:
-        state = jnp.broadcast_to(~jnp.isfinite(t.next.state).all(-1, keepdims=True), t.next.cost.shape)
-        breaches += [~jnp.isfinite(t.next.cost), state]
+        breaches.append(jnp.broadcast_to(~jnp.isfinite(t.next.state).all(-1, keepdims=True), t.next.cost.shape))
     breaches = jnp.stack(breaches)  # kinds T B n
     any_kind = breaches.any((0, 3))
     step = jnp.argmax(any_kind, axis=0)

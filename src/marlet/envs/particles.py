@@ -195,7 +195,7 @@ class Particles(Env):
         pushed = (
             action if moves.all() and not any(f.words for f in self.figures) else jnp.where(moves, action % MOVES, 0)
         )
-        forward, back = (pushed[:, None] == np.array(moves) for moves in (FORWARD, BACK))
+        forward, back = (pushed[:, None] == np.array(ways) for ways in (FORWARD, BACK))
         push = 1.0 * forward - back
         said = tuple(
             jax.nn.one_hot(action[i] // (MOVES if figure.moves else 1), figure.words)
