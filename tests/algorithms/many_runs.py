@@ -17,9 +17,6 @@ from marlet.envs.spread import Spread
 from marlet.parts.experience import Cuts, Experience, cuts_of, seen_in
 from marlet.types import Rollout, Spec, Step, Transition
 
-run_once = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-"""Compiles a program that hardly has anything to do: making it quick would take longer than it runs."""
-
 
 @partial(jax.jit, static_argnames=("env", "algorithm", "steps", "runs"))
 def train(env, algorithm, steps, runs, *, key, options=None, world=None):

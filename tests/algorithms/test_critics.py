@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from endless import Endless
-from many_runs import experience_of, run_once
+from many_runs import experience_of
 from mortal import Mortal
 
 from marlet.algorithms.coma import Lessons, Verdicts, _actor_loss, _critic_loss, coma
@@ -17,6 +17,8 @@ from marlet.algorithms.policies import ippo, maa2c, mappo
 from marlet.algorithms.policies_in_turns import happo
 from marlet.engine.rollout import Tally, opening, rollout
 from marlet.parts.normalisers import PopArt, Running, Statistics
+
+pytestmark = pytest.mark.rough
 
 T, B = 15, 3
 TINY = {"envs": B, "length": T, "hidden": (4,)}
@@ -88,7 +90,7 @@ CASES = [(make, False) for make in TARGETS] + [(make, True) for make in (mappo, 
 def test_ten_is_the_value_that_reproduces_itself_in_the_endless_game(make, known):
     """Reward 1 for ever at discount .9. The clock cuts off after ten steps, and the rollout after fifteen."""
     options = {"discount": 0.9, "memory": 3, **TINY} | ({} if make in DETERMINISTIC else {"decay": 1.0})
-    of = run_once(lambda deadly: TARGETS[make](make(**options), Endless(known=known, deadly=deadly)))
+    of = jax.jit(lambda deadly: TARGETS[make](make(**options), Endless(known=known, deadly=deadly)))
     np.testing.assert_allclose(of(False), 10.0, rtol=1e-4)
     if not known:  # Negative control: who takes the clock for a death sees this world instead.
         deadly = np.asarray(of(True))
@@ -103,7 +105,7 @@ def slow_advantages(algorithm, learned, t, units):
     """Every advantage by itself: one copy, one agent, one step after the other; and which of them count."""
     n = t.now.alive.shape[-1]
     seen_now, seen_next = (np.asarray(algorithm._seen(step)) for step in (t.now, t.next))
-    said = run_once(lambda row: learned.critic.step(learned.critic.blank(1), row[None])[1][0, :, 0])
+    said = jax.jit(lambda row: learned.critic.step(learned.critic.blank(1), row[None])[1][0, :, 0])
     found = np.zeros((T, B, n))
     for b in range(B):
         for i in range(n):
@@ -125,7 +127,7 @@ def test_advantages_are_real_and_each_agents_own(make, n, sharing):
     """Against a loop over copies, agents and steps, with statistics that are far from 0 and 1, deaths and cuts inside."""
     env, algorithm = Mortal(agents=n), make(standardise=False, normaliser=PopArt(), sharing=sharing, **TINY)
 
-    @run_once
+    @jax.jit
     def made():
         learned = algorithm.init(env.spec, key=jax.random.key(0))
         copies = max(learned.critic.uses) + 1
@@ -154,7 +156,7 @@ def test_statistics_take_a_rollout_in_once_and_the_critic_that_learns_is_the_one
     still = {"learning_rate": 0.0, "learning_rate_end": 0.0, "epochs": 3, "minibatches": 2}
     env, algorithm = Mortal(agents=2), make(normaliser=normaliser, **TINY, **still)
 
-    @run_once
+    @jax.jit
     def made():
         learned = algorithm.init(env.spec, key=jax.random.key(0))
         played = play(env, algorithm, learned)
@@ -194,7 +196,7 @@ def shouting(tree, *names):
 def test_losses_of_policies_are_means_over_the_living():
     env, algorithm = Mortal(agents=2), ippo(value_clip=0.1, **TINY)
 
-    @run_once
+    @jax.jit
     def losses(count):
         learned = algorithm.init(env.spec, key=jax.random.key(0))
         _, lessons, _ = algorithm._lessons(learned, play(env, algorithm, learned))
@@ -221,7 +223,7 @@ def test_losses_of_coma_are_means_over_the_living():
     seen = jax.random.normal(jax.random.key(2), (1, 6, 2, spec.state_size + 2 + 6))
     obs = jax.random.normal(jax.random.key(3), (1, 6, 2, 2))
 
-    @run_once
+    @jax.jit
     def losses(count, by):
         counts = jnp.broadcast_to(count, (1, 6, 2))
         verdicts = Verdicts(seen=seen, action=choice, target=number + by, counts=counts)
@@ -251,7 +253,7 @@ def test_losses_of_critics_of_actions_are_means_over_the_living():
     env = Mortal(agents=2, continuous=True)
     algorithm = maddpg(**TINY)
 
-    @run_once
+    @jax.jit
     def losses(count):
         learned = algorithm.init(env.spec, key=jax.random.key(0))
         e = experience_of(play(env, algorithm, learned), env.spec)
@@ -279,7 +281,7 @@ def test_losses_of_critics_of_actions_are_means_over_the_living():
 def test_the_step_that_kills_is_learned_from():
     env, algorithm = Endless(deadly=True), ippo(**TINY)
 
-    @run_once
+    @jax.jit
     def made():
         learned = algorithm.init(env.spec, key=jax.random.key(0))
         return algorithm._lessons(learned, play(env, algorithm, learned))[1]
@@ -292,7 +294,7 @@ def test_the_step_that_kills_is_learned_from():
 def test_critics_of_actions_learn_from_the_step_that_kills():
     env, algorithm = Endless(deadly=True), maddpg(**TINY)
 
-    @run_once
+    @jax.jit
     def loss(by):
         learned = algorithm.init(env.spec, key=jax.random.key(0))
         e = experience_of(play(env, algorithm, learned), env.spec)

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import os
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import equinox as eqx
@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from many_runs import run_once
 from mortal import Mortal
 
 from marlet import catalogue
@@ -19,6 +18,8 @@ from marlet.engine.rollout import Tally, opening, rollout
 from marlet.errors import MarletError
 from marlet.parts.replay import Replay
 from marlet.testing import check_env
+
+pytestmark = pytest.mark.rough
 
 T, B = 7, 4
 NAMES = catalogue.algorithm_names()
@@ -58,14 +59,14 @@ def made(name, **options):
     return catalogue.make_algorithm(name, {key: value for key, value in (TINY | options).items() if key in known})
 
 
-def learn(algorithm, env, *, alter=lambda played: played):
-    """A learner and its metrics after a rollout that is altered before it is learned from; and that rollout."""
+def learn(algorithm, env):
+    """A learner and its metrics after a rollout; and that rollout."""
     learned = algorithm.init(env.spec, key=jax.random.key(0))
     world = opening(env, algorithm, learned, B, key=jax.random.key(1))
     _, _, played = rollout(
         env, algorithm, learned, world, Tally.empty(B, env.spec.num_agents), T, key=jax.random.key(2)
     )
-    return *algorithm.update(learned, alter(played), key=jax.random.key(3)), played
+    return *algorithm.update(learned, played, key=jax.random.key(3)), played
 
 
 def numbers(learned):
@@ -77,7 +78,7 @@ def numbers(learned):
 def test_the_world_keeps_its_contract_and_has_all_that_is_to_be_tested():
     world = Mortal(agents=2)
     check_env(world)
-    _, _, played = run_once(partial(learn, made("random"), world))()
+    _, _, played = jax.jit(partial(learn, made("random"), world))()
     t = played.transitions
     assert t.next.truncated.any()
     assert (~t.next.alive.any(-1)).any()
@@ -108,7 +109,7 @@ def test_networks_without_a_memory_learn_from_any_number_of_agents(name, n):
     """Computed, not only traced: what is learned is finite and not what it was."""
     algorithm, env = made(name, memory=0), Mortal(agents=n)
 
-    @run_once
+    @jax.jit
     def before_and_after():
         return algorithm.init(env.spec, key=jax.random.key(0)), learn(algorithm, env)[0]
 
@@ -117,21 +118,41 @@ def test_networks_without_a_memory_learn_from_any_number_of_agents(name, n):
     assert not eqx.tree_equal(after, before)
 
 
+def altered(by, living, played):
+    """The same rollout where the living, or else the dead, took other actions and noted other log-probabilities."""
+    t = played.transitions
+    who = t.now.alive == living
+    action = jnp.where(who, (t.action + by) % jnp.where(living, 2, 3), t.action)
+    extra = jax.tree.map(lambda noted: jnp.where(who, noted + by, noted), t.extra)
+    return dataclasses.replace(played, transitions=dataclasses.replace(t, action=action, extra=extra))
+
+
+@cache
+def course(name):
+    """Two programs: how a learner and its world begin, and what it learns from one more rollout, perhaps altered."""
+    algorithm, env = made(name), TEAMS if name == "minimax_q" else Mortal(agents=2)
+
+    @jax.jit
+    def begin():
+        learned = algorithm.init(env.spec, key=jax.random.key(0))
+        return learned, opening(env, algorithm, learned, B, key=jax.random.key(1))
+
+    @jax.jit
+    def go_on(learned, world, key, by, living):
+        tally = Tally.empty(B, env.spec.num_agents)
+        world, _, played = rollout(env, algorithm, learned, world, tally, T, key=key)
+        learned, metrics = algorithm.update(learned, altered(by, living, played), key=key)
+        return learned, world, metrics, played
+
+    return begin, go_on
+
+
 @pytest.mark.parametrize("name", ONE_OF_EACH)
 def test_what_the_dead_do_teaches_nothing(name):
     """Other actions of dead agents and other log-probabilities of them: the same is learned."""
-    algorithm = made(name)
-    env = TEAMS if name == "minimax_q" else Mortal(agents=2)
-
-    def altered(by, living, played):
-        t = played.transitions
-        who = t.now.alive == living
-        action = jnp.where(who, (t.action + by) % jnp.where(living, 2, 3), t.action)
-        extra = jax.tree.map(lambda noted: jnp.where(who, noted + by, noted), t.extra)
-        return dataclasses.replace(played, transitions=dataclasses.replace(t, action=action, extra=extra))
-
-    taught = run_once(lambda by, living: learn(algorithm, env, alter=partial(altered, by, living)))
-    one, metrics, played = taught(0, False)
+    begin, go_on = course(name)
+    taught = partial(go_on, *begin(), jax.random.key(2))
+    one, _, metrics, played = taught(0, False)
     assert not played.transitions.now.alive.all()
     assert all(np.isfinite(value).all() for value in metrics.values())
     assert all(np.isfinite(leaf).all() for leaf in numbers(one))
@@ -145,22 +166,12 @@ GOLDEN = Path(__file__).parent.parent / "golden" / "learned.json"
 @pytest.mark.parametrize("name", sorted(set(NAMES) - {"idle", "random"}))
 def test_golden_numbers_after_three_updates(name):
     """Mean size and spread of each array that is learned stay what they were. MARLET_GOLDEN=1, in one process, writes them."""
-    algorithm = made(name)
-    env = TEAMS if name == "minimax_q" else Mortal(agents=2)
-
-    def turn(carry, key):
-        learned, world = carry
-        tally = Tally.empty(B, env.spec.num_agents)
-        world, _, played = rollout(env, algorithm, learned, world, tally, T, key=key)
-        return (algorithm.update(learned, played, key=key)[0], world), None
-
-    def learn_three_times():
-        learned = algorithm.init(env.spec, key=jax.random.key(0))
-        world = opening(env, algorithm, learned, B, key=jax.random.key(1))
-        (learned, _), _ = jax.lax.scan(turn, (learned, world), jax.random.split(jax.random.key(2), 3))
-        return [number for part in numbers(learned) for number in (jnp.abs(part).mean(), part.std())]
-
-    sizes = [float(f"{size:.4g}") for size in run_once(learn_three_times)()]
+    begin, go_on = course(name)
+    learned, world = begin()
+    for key in jax.random.split(jax.random.key(2), 3):
+        learned, world, _, _ = go_on(learned, world, key, 0, False)
+    parts = jax.device_get(numbers(learned))
+    sizes = [float(f"{size:.4g}") for part in parts for size in (np.abs(part).mean(), part.std())]
     kept = json.loads(GOLDEN.read_text())
     if os.environ.get("MARLET_GOLDEN") == "1":
         kept[name] = sizes

@@ -17,6 +17,8 @@ from marlet.envs.matrix import Matrix
 from marlet.envs.two_step import TwoStep
 from marlet.types import Spec
 
+pytestmark = pytest.mark.rough
+
 MOST = 2**31 - 1
 A_LEARNER_OF_EACH_RULE = ["vdn", "ippo", "coma", "maddpg", "tabular_iql", "central_q", "jal", "wolf_phc", "minimax_q"]
 

@@ -14,6 +14,8 @@ from marlet.algorithms.values import vdn
 from marlet.parts.descent import numbers_of
 from marlet.types import Rollout, Spec
 
+pytestmark = pytest.mark.rough
+
 AXIS, T, B, N = "shares", 3, 8, 2
 CHOICES = Spec(num_agents=N, num_actions=3, obs_shape=(2,), state_size=2)
 VECTORS = replace(CHOICES, continuous=True)

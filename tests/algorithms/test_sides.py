@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from many_runs import begun, run_once, said, same
+from many_runs import begun, said, same
 from mortal import Mortal
 
 import marlet
@@ -99,7 +99,7 @@ def test_teams_of_unlike_agents_that_die_learn_each_by_its_own_rule():
     both = versus(*rules)
     both.check(env.spec)
 
-    @run_once
+    @jax.jit
     def learns(more):
         learned = both.init(env.spec, key=jax.random.key(0))
         world = opening(env, both, learned, 4, key=jax.random.key(1))

@@ -21,6 +21,8 @@ from marlet.errors import MarletError
 from marlet.options import option
 from marlet.types import Spec
 
+pytestmark = pytest.mark.rough
+
 
 class Tick(NamedTuple):
     t: jax.Array

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from conftest import ROUGHLY
+
 SMALL = {"envs": 4, "length": 5, "hidden": (8,), "capacity": 100, "warmup": 40, "batch": 8, "epsilon_steps": 40}
 
 SEEDS = f"""
@@ -75,8 +77,8 @@ assert one.shape == two.shape == (1, *one.shape[1:2], 2, 2) and not np.array_equ
 assert now.learned.updates == 7 and now.learned.steps == 8 * 4 * 5
 assert training.evaluate(3).score.shape == (1, 3, 2)
 """
-ROUGH = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
-"""Half of the time to compile: what is compared is equal but for rounding anyway."""
+ROUGH = {"XLA_FLAGS": " ".join(f"--{name}={int(value)}" for name, value in ROUGHLY.items())}
+"""A quarter of the time to compile: what is compared is equal but for rounding anyway."""
 
 SHARED = """
 import jax

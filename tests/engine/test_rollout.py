@@ -11,6 +11,8 @@ from toys import Counting, Ledger
 from marlet.engine import rollout as engine
 from marlet.engine.rollout import Tally, opening, rollout
 
+pytestmark = pytest.mark.rough
+
 B, T, N = 4, 23, 3
 
 

@@ -16,6 +16,8 @@ from marlet.options import option
 from marlet.testing import check_env
 from marlet.types import Spec
 
+pytestmark = pytest.mark.rough
+
 
 class CountState(eqx.Module):
     count: Array

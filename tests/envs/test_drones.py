@@ -12,6 +12,8 @@ from playthrough import check_golden
 from marlet.envs.drones import EAST, HOVER, NORTH, SOUTH, WEST, Drones, DronesState
 from marlet.testing import check_env
 
+pytestmark = pytest.mark.rough
+
 KEY = jax.random.key(0)
 
 

@@ -21,6 +21,8 @@ from marlet.envs.tag import Tag
 from marlet.envs.world_comm import WorldComm
 from marlet.testing import check_env
 
+pytestmark = pytest.mark.rough
+
 WORLDS = {
     Spread: "simple_spread_v3",
     SpeakerListener: "simple_speaker_listener_v4",

@@ -11,6 +11,8 @@ from playthrough import check_golden
 
 from marlet.envs.reach import Field, Reach, proportional
 
+pytestmark = pytest.mark.rough
+
 
 def field(position, target):
     return Field(jnp.array(position), jnp.array(target), jnp.zeros((), jnp.int32))

@@ -8,6 +8,8 @@ from playthrough import check_golden
 
 from marlet.envs.soccer import Pitch, Soccer
 
+pytestmark = pytest.mark.rough
+
 STAND, UP, DOWN, BACK, FORWARD = range(5)
 
 

@@ -8,6 +8,8 @@ from playthrough import check_golden
 
 from marlet.envs.swarm import Airspace, Swarm
 
+pytestmark = pytest.mark.rough
+
 
 def slow_views(env, position, target):
     """What each drone sees, found by sorting."""

@@ -8,6 +8,8 @@ import pytest
 from marlet.equations.choices import chosen, epsilon_greedy
 from marlet.equations.schedules import linear
 
+pytestmark = pytest.mark.rough
+
 
 @pytest.mark.parametrize("epsilon", [0.0, 0.3, 1.0])
 def test_illegal_actions_are_never_chosen_and_legal_ones_equally_often(epsilon):

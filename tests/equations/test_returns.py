@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from marlet.equations import returns
 from marlet.equations.returns import continues
 
+pytestmark = pytest.mark.rough
+
 n_step_returns = jax.jit(returns.n_step_returns, static_argnums=4)
 lambda_returns = jax.jit(returns.lambda_returns)
 

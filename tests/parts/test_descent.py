@@ -7,6 +7,8 @@ import pytest
 
 from marlet.parts.descent import optimiser
 
+pytestmark = pytest.mark.rough
+
 GRADIENT = {"a": jnp.array([3.0, 0.0]), "b": jnp.array([[4.0]])}
 
 

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from marlet.parts.experience import Experience, at_cuts, cuts_of, following, seen_in, steps_after
 from marlet.types import Spec, Step, Transition
 
+pytestmark = pytest.mark.rough
+
 B = 3
 
 

@@ -18,6 +18,8 @@ from marlet.options import option
 from marlet.parts.replay import Replay
 from marlet.types import Spec
 
+pytestmark = pytest.mark.rough
+
 B, N = 3, 2
 
 

@@ -10,6 +10,8 @@ from marlet.parts.nets import Team
 from marlet.parts.normalisers import PopArt
 from marlet.parts.shards import apart, averaged, own_share
 
+pytestmark = pytest.mark.rough
+
 AXIS, DEVICES = "shares", 2
 T, B, N = 4, 6, 3
 
