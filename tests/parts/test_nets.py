@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from marlet.parts.layers import MinGRU, pair_by_pair, step_by_step
+from marlet.parts.layers import MinGRU, linear_recurrence, pair_by_pair, step_by_step
 from marlet.parts.nets import Team, soft_update, uses_of
 from marlet.types import Spec, where
 
@@ -115,6 +115,12 @@ def test_either_way_of_a_linear_recurrence_is_the_loop(way, steps):
         memory = stays[t] * memory + comes[t]
         expected.append(memory)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_linear_recurrence_is_a_loop_on_a_cpu_and_a_tree_elsewhere():
+    traced = jax.jit(linear_recurrence).trace(normal(7, 3, 2), normal(7, 3, 2), normal(3, 2))
+    has_loop = {device: "while" in traced.lower(lowering_platforms=(device,)).as_text() for device in ("cpu", "cuda")}
+    assert has_loop == {"cpu": True, "cuda": False}
 
 
 def test_a_linear_memory_by_hand():

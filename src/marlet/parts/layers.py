@@ -184,7 +184,7 @@ def linear_recurrence(
     stays: Float[Array, "T B m"], comes: Float[Array, "T B m"], memory: Float[Array, "B m"]
 ) -> Float[Array, "T B m"]:
     """`stays[t] * memory + comes[t]` after each of T steps. Its gradient is such a recurrence too, from the end on."""
-    # On a CPU step by step is faster, measured at T = 26 to 128: 1.0 to 1.9 times forwards, 1.1 to 1.7 with the gradient.
+    # On a CPU step by step is the faster way; `python bench/run.py --only cells` measures both.
     return jax.lax.platform_dependent(stays, comes, memory, cpu=step_by_step, default=pair_by_pair)
 
 
