@@ -28,8 +28,8 @@ def work_of(algorithm: Any, spec: Any) -> Work:
     d, s = spec.obs_shape[0], spec.state_size
     index = spec.num_agents * (algorithm.sees_index and algorithm.sharing != "own")
     seen = {"obs": d, "state": s, "both": s + d}[algorithm.critic_sees]
-    sizes = (algorithm.hidden, algorithm.memory)
-    both = multiply_adds(d + index, *sizes, spec.num_actions) + multiply_adds(seen + index, *sizes, 1)
+    sizes, cell = (algorithm.hidden, algorithm.memory), algorithm.cell
+    both = sum(multiply_adds(x + index, *sizes, y, cell=cell) for x, y in ((d, spec.num_actions), (seen, 1)))
     return Work(
         multiply_adds=spec.num_agents * both * (1 + 3 * algorithm.epochs),
         rows=spec.num_agents * algorithm.envs * algorithm.length // algorithm.minibatches,
@@ -37,12 +37,12 @@ def work_of(algorithm: Any, spec: Any) -> Work:
     )
 
 
-def multiply_adds(inputs: int, hidden: tuple[int, ...], memory: int, outputs: int) -> int:
-    """Of one forward pass of a network: its layers, its GRU's two products, and its last layer."""
+def multiply_adds(inputs: int, hidden: tuple[int, ...], memory: int, outputs: int, *, cell: str = "gru") -> int:
+    """Of one forward pass of a network: its layers, its memory's products, and its last layer."""
     sizes = (inputs, *hidden)
     layers = sum(a * b for a, b in pairwise(sizes))
-    gru = 3 * memory * (sizes[-1] + memory)
-    return layers + gru + (memory or sizes[-1]) * outputs
+    gates = {"gru": 3 * (sizes[-1] + memory), "linear": 2 * sizes[-1]}[cell]
+    return layers + memory * gates + (memory or sizes[-1]) * outputs
 
 
 def product_rate(rows: int, width: int, devices: int, quick: bool) -> Rate:

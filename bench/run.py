@@ -20,6 +20,7 @@ import sys
 from pathlib import Path
 
 import at_once
+import cells
 import host_envs
 import many_agents
 import peers
@@ -40,6 +41,7 @@ SUBJECTS = {
         stepping,
         peers,
         training,
+        cells,
         where_time_goes,
         time_to_return,
         at_once,

@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import equinox as eqx
@@ -104,10 +105,13 @@ def test_settings_are_what_marlet_train_understands(name, monkeypatch):
         cli.main(["train", record["algorithm"], record["env"], "--options", file, "--debug"])
 
 
-@pytest.mark.parametrize("name", ["ippo", "ippo_recurrent", "mappo_recurrent"])
-def test_multiply_adds_are_counted_as_the_networks_are_made(name):
+@pytest.mark.parametrize(
+    ("name", "cell"),
+    [("ippo", "gru"), ("ippo_recurrent", "gru"), ("mappo_recurrent", "gru"), ("mappo_recurrent", "linear")],
+)
+def test_multiply_adds_are_counted_as_the_networks_are_made(name, cell):
     settings, products = load("settings"), load("products")
-    algorithm, spec = settings.algorithm_of(name), make_env("spread").spec
+    algorithm, spec = replace(settings.algorithm_of(name), cell=cell), make_env("spread").spec
     learned = eqx.filter_eval_shape(algorithm.init, spec, key=jax.random.key(0))
     weights = [leaf for leaf in jax.tree.leaves((learned.actor, learned.critic)) if leaf.ndim == 3]  # copies first
     forward = sum(leaf.size for leaf in weights)
@@ -119,6 +123,7 @@ def test_multiply_adds_are_counted_as_the_networks_are_made(name):
 def test_a_network_by_hand():
     assert load("products").multiply_adds(18, (64, 32), 0, 5) == 18 * 64 + 64 * 32 + 32 * 5
     assert load("products").multiply_adds(18, (64,), 16, 5) == 18 * 64 + 3 * 16 * (64 + 16) + 16 * 5
+    assert load("products").multiply_adds(18, (64,), 16, 5, cell="linear") == 18 * 64 + 2 * 16 * 64 + 16 * 5
 
 
 def test_a_product_keeps_its_rows_as_long_as_they_were():

@@ -121,7 +121,10 @@ def refused(capsys, *argv, code=2):
         ("list qmxi", "Did you mean 'qmix'"),
         ("check-env gird", "Did you mean 'grid'"),
         ("check-env nowhere:make", "There is no module 'nowhere'"),
-        ("train qmix spread --steps 1e30", "steps is 1000000000000000019884624838656, but must be from 1 to 1000000000000000"),
+        (
+            "train qmix spread --steps 1e30",
+            "steps is 1000000000000000019884624838656, but must be from 1 to 1000000000000000",
+        ),
         (
             "train tabular_iql grid --steps 1e14",
             "must be at most 2147483647: rounds of learning are counted in 32 bits",

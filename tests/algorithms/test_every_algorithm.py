@@ -118,6 +118,14 @@ def test_networks_without_a_memory_learn_from_any_number_of_agents(name, n):
     assert not eqx.tree_equal(after, before)
 
 
+@pytest.mark.parametrize("name", [name for name in ONE_OF_EACH if "memory" in catalogue.algorithm_entry(name).options])
+def test_wherever_there_is_a_memory_it_can_be_a_linear_one(name):
+    """Traced: it learns, and its networks are smaller, having no product of the memory with itself."""
+    env = VECTORS if name == "facmac" else Mortal(agents=2)
+    learned, gru = (jax.eval_shape(partial(learn, made(name, cell=cell), env))[0] for cell in ("linear", "gru"))
+    assert sum(leaf.size for leaf in numbers(learned)) < sum(leaf.size for leaf in numbers(gru))
+
+
 def altered(by, living, played):
     """The same rollout where the living, or else the dead, took other actions and noted other log-probabilities."""
     t = played.transitions

@@ -68,7 +68,8 @@ class CounterfactualActors(Algorithm):
     sharing: str = option("shared", "which agents use one actor", choices=("shared", "own", "kinds"))
     hidden: tuple[int, ...] = option((64, 64), "units of each hidden layer of the actors", low=1)
     critic_hidden: tuple[int, ...] = option((128, 128), "units of each hidden layer of the critic", low=1)
-    memory: int = option(0, "units of the actors' recurrent memory (GRU); 0 for none", low=0)
+    memory: int = option(0, "units of the actors' recurrent memory; 0 for none", low=0)
+    cell: str = option("gru", "of that memory: a GRU, or a minimal one that is linear in it", choices=("gru", "linear"))
     sees_index: bool = option(True, "whether agents that share a network are told which one they are")
     discount: float = option(0.95, "worth of a reward one step later", low=0.0, high=1.0)
     decay: float = option(0.9, "lambda: how far beyond one step the critic's targets look", low=0.0, high=1.0)
@@ -108,6 +109,7 @@ class CounterfactualActors(Algorithm):
             self.memory,
             a,
             key=actor_key,
+            cell=self.cell,
             sees_index=self.sees_index and len(set(uses)) < n,
             last_scale=0.01,
         )

@@ -77,7 +77,8 @@ class ActorCritic(Algorithm):
     soft: bool = option(False, "maximise entropy too, by a policy that draws, at a temperature that is learned")
     sharing: str = option("shared", "which agents use one network", choices=("shared", "own", "kinds"))
     hidden: tuple[int, ...] = option((64, 64), "units of each hidden layer of actors and critics", low=1)
-    memory: int = option(0, "units of the actors' recurrent memory (GRU); 0 for none", low=0)
+    memory: int = option(0, "units of the actors' recurrent memory; 0 for none", low=0)
+    cell: str = option("gru", "of that memory: a GRU, or a minimal one that is linear in it", choices=("gru", "linear"))
     sees_index: bool = option(True, "whether agents that share a network are told which one they are")
     discount: float = option(0.9, "worth of a reward one step later", low=0.0, high=1.0)
     reward_scale: float = option(
@@ -119,7 +120,17 @@ class ActorCritic(Algorithm):
         sees_index = self.sees_index and len(set(uses)) < spec.num_agents
         n, a, d, s = spec.num_agents, spec.num_actions, spec.obs_shape[0], spec.state_size
         outputs = 2 * a if self.soft and spec.continuous else a
-        actor = Team(uses, d, self.hidden, self.memory, outputs, key=actor_key, sees_index=sees_index, last_scale=0.1)
+        actor = Team(
+            uses,
+            d,
+            self.hidden,
+            self.memory,
+            outputs,
+            key=actor_key,
+            cell=self.cell,
+            sees_index=sees_index,
+            last_scale=0.1,
+        )
         inputs = d + a + (s + n * a if self.critic_sees == "all" else 0)
         teams = tuple(Team(uses, inputs, self.hidden, 0, 1, key=key, sees_index=sees_index) for key in critic_keys)
         critics = Critics(teams=teams, mixer=self.mixer.init(spec, key=mixer_key))

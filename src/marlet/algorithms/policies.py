@@ -85,7 +85,8 @@ class PolicyGradient(Algorithm):
     sharing: str = option("shared", "which agents use one network", choices=("shared", "own", "kinds"))
     hidden: tuple[int, ...] = option((64, 64), "units of each hidden layer", low=1)
     activation: str = option("tanh", "of the hidden layers", choices=("relu", "tanh"))
-    memory: int = option(0, "units of the recurrent memory (GRU) of actor and critic; 0 for none", low=0)
+    memory: int = option(0, "units of the recurrent memory of actor and critic; 0 for none", low=0)
+    cell: str = option("gru", "of that memory: a GRU, or a minimal one that is linear in it", choices=("gru", "linear"))
     sees_index: bool = option(True, "whether agents that share a network are told which one they are")
     head: Head = option(Gaussian(), "the distribution of continuous actions; choices are always categorical")
     discount: float = option(0.95, "worth of a reward one step later", low=0.0, high=1.0)
@@ -135,6 +136,7 @@ class PolicyGradient(Algorithm):
             self.memory,
             outputs,
             key=key,
+            cell=self.cell,
             sees_index=sees_index,
             last_scale=scale,
             activation=self.activation,

@@ -60,7 +60,8 @@ class QLearning(Algorithm):
     mixer: Mixer = option(Apart(), "how the agents' values are joined; apart: not at all, without mixing")
     sharing: str = option("shared", "which agents use one network", choices=("shared", "own", "kinds"))
     hidden: tuple[int, ...] = option((64, 64), "units of each hidden layer", low=1)
-    memory: int = option(0, "units of the recurrent memory (GRU); 0 for none", low=0)
+    memory: int = option(0, "units of the recurrent memory; 0 for none", low=0)
+    cell: str = option("gru", "of that memory: a GRU, or a minimal one that is linear in it", choices=("gru", "linear"))
     sees_index: bool = option(True, "whether agents that share a network are told which one they are")
     discount: float = option(0.9, "worth of a reward one step later", low=0.0, high=1.0)
     reward_scale: float = option(
@@ -102,6 +103,7 @@ class QLearning(Algorithm):
             self.memory,
             spec.num_actions,
             key=team_key,
+            cell=self.cell,
             sees_index=self.sees_index and len(set(uses)) < spec.num_agents,
         )
         online = Weights(team=team, mixer=self.mixer.init(spec, key=mixer_key))

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PyTree
 
 from marlet.options import check_options, option
-from marlet.parts.nets import Linear
+from marlet.parts.layers import Linear
 from marlet.types import Key, Spec
 
 

@@ -1,6 +1,5 @@
 """Networks: plain trees of arrays, and teams of them that say which agent uses which copy."""
 
-from collections.abc import Sequence
 from functools import partial
 
 import equinox as eqx
@@ -8,148 +7,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PyTree
 
+from marlet.parts.layers import GRU, Linear, MinGRU
 from marlet.types import Key, Spec
 
-NARROW = 16
-"""Products with fewer columns are widened to as many: on a CPU their gradient is twice as fast so."""
-
-
-class Linear(eqx.Module):
-    """`x @ weight + bias`, with normal weights whose variance is `scale² / inputs` (He et al. 2015, arXiv:1502.01852).
-
-    Not orthogonal ones: their QR decomposition calls a BLAS whose threads were seen to lock up inside XLA's.
-    """
-
-    weight: Float[Array, "inputs outputs"]
-    bias: Float[Array, " outputs"]
-
-    def __init__(self, inputs: int, outputs: int, *, key: Key, scale: float = 2**0.5):
-        self.weight = scale / inputs**0.5 * jax.random.normal(key, (inputs, outputs), jnp.float32)
-        self.bias = jnp.zeros(outputs, jnp.float32)
-
-    def __call__(self, x: Float[Array, "*batch inputs"]) -> Float[Array, "*batch outputs"]:
-        outputs = self.bias.shape[-1]
-        if not 1 < outputs < NARROW:
-            return x @ self.weight + self.bias
-        wide = jnp.pad(self.weight, ((0, 0), (0, NARROW - outputs)))
-        return (x @ wide)[..., :outputs] + self.bias
-
-
-class GRU(eqx.Module):
-    """A gated recurrent unit (Cho et al. 2014, arXiv:1406.1078), reset gate applied to the recurrent product."""
-
-    inputs: Linear
-    recurrent: Linear
-
-    def __init__(self, inputs: int, size: int, *, key: Key):
-        input_key, recurrent_key = jax.random.split(key)
-        self.inputs = Linear(inputs, 3 * size, key=input_key, scale=1.0)
-        self.recurrent = Linear(size, 3 * size, key=recurrent_key, scale=1.0)
-
-    def step(self, memory: Float[Array, "*batch m"], x: Float[Array, "*batch h"]) -> Float[Array, "*batch m"]:
-        """The next memory."""
-        driven, recurrent = jnp.split(self.inputs(x), 3, axis=-1), jnp.split(self.recurrent(memory), 3, axis=-1)
-        return _mixed(memory, *_gates(driven, recurrent))
-
-    def unroll(
-        self, memory: Float[Array, "B m"], xs: Float[Array, "T B h"], first: Bool[Array, "T B"]
-    ) -> Float[Array, "T B m"]:
-        """The memory after each of T steps; it starts from zeros where `first`. Only the recurrent product is in the scan."""
-        return recurrence(self.recurrent.weight, self.recurrent.bias, self.inputs(xs), memory, ~first)
-
-
-Three = Sequence[Array]
-"""One array each for the reset gate, the update gate and the new content."""
-
-
-def _gates(driven: Three, recurrent: Three) -> tuple[Array, Array, Array]:
-    """How much of the memory the new content is told of, how much of it stays, and the new content."""
-    reset = jax.nn.sigmoid(driven[0] + recurrent[0])
-    update = jax.nn.sigmoid(driven[1] + recurrent[1])
-    return reset, update, jnp.tanh(driven[2] + reset * recurrent[2])
-
-
-def _mixed(memory: Array, reset: Array, update: Array, new: Array) -> Array:
-    return update * memory + (1 - update) * new
-
-
-@jax.custom_vjp
-def recurrence(
-    weight: Float[Array, "m three_m"],
-    bias: Float[Array, " three_m"],
-    driven: Float[Array, "T B three_m"],
-    memory: Float[Array, "B m"],
-    keep: Bool[Array, "T B"],
-) -> Float[Array, "T B m"]:
-    """The memory after each step of a GRU, whose memory is dropped where it does not `keep` it.
-
-    Without a gradient the three gates have arrays of their own, which XLA fuses into vectorised loops as it does not the
-    slices of one array (2.3 times as fast). With a gradient and no more rows B than units, the weights' gradient is one
-    product after the backward scan instead of a sum within it (1.6 times as fast for 24 rows of 128 units).
-    """
-    parts = jnp.split(weight, 3, axis=1), jnp.split(bias, 3), jnp.split(driven, 3, axis=-1)
-    weights, biases, driven_parts = parts
-
-    def body(memory: Array, step: tuple[Three, Array]) -> tuple[Array, Array]:
-        driven, keep = step
-        memory = jnp.where(keep[:, None], memory, 0.0)
-        recurrent = [memory @ w + b for w, b in zip(weights, biases, strict=True)]
-        memory = _mixed(memory, *_gates(driven, recurrent))
-        return memory, memory
-
-    return jax.lax.scan(body, memory, (driven_parts, keep))[1]
-
-
-def _forward(weight, bias, driven, memory, keep):
-    """The memories, and what the gradient needs: numbers noted on the way, or how to go back."""
-    few_rows = memory.shape[0] <= memory.shape[1]
-
-    def plain(weight, bias, driven, memory):
-        def body(memory, step):
-            driven, keep = step
-            memory = jnp.where(keep[:, None], memory, 0.0)
-            recurrent = jnp.split(memory @ weight + bias, 3, axis=-1)
-            gates = _gates(jnp.split(driven, 3, axis=-1), recurrent)
-            after = _mixed(memory, *gates)
-            return after, (after, (memory, *gates, recurrent[2]) if few_rows else None)
-
-        return jax.lax.scan(body, memory, (driven, keep))[1]
-
-    if few_rows:
-        memories, noted = plain(weight, bias, driven, memory)
-        return memories, ((noted, weight, keep), None)
-    memories, backward = jax.vjp(lambda *given: plain(*given)[0], weight, bias, driven, memory)
-    return memories, (None, backward)
-
-
-def _backward(residuals, slope: Float[Array, "T B m"]):
-    """Gradients of weight, bias, driven and memory, from those of the memories."""
-    kept, backward = residuals
-    if kept is None:
-        return (*backward(slope), None)
-    noted, weight, keep = kept
-
-    def body(later: Array, step: tuple) -> tuple[Array, tuple[Array, Array, Array]]:
-        slope, (before, reset, update, new, told), keep = step
-        slope = slope + later
-        by_new = slope * (1 - update) * (1 - new**2)
-        by_update = slope * (before - new) * update * (1 - update)
-        by_reset = by_new * told * reset * (1 - reset)
-        back = slope * update + jnp.concatenate([by_reset, by_update, by_new * reset], axis=-1) @ weight.T
-        return jnp.where(keep[:, None], back, 0.0), (by_reset, by_update, by_new)
-
-    before, reset, *_ = noted
-    start, (by_reset, by_update, by_new) = jax.lax.scan(
-        body, jnp.zeros_like(before[0]), (slope, noted, keep), reverse=True
-    )
-    by_recurrent = jnp.concatenate([by_reset, by_update, by_new * reset], axis=-1)
-    by_driven = jnp.concatenate([by_reset, by_update, by_new], axis=-1)
-    return jnp.einsum("tbm,tbk->mk", before, by_recurrent), by_recurrent.sum((0, 1)), by_driven, start, None
-
-
-recurrence.defvjp(_forward, _backward)
-
-
+CELLS = {"gru": GRU, "linear": MinGRU}
 ACTIVATIONS = {"relu": jax.nn.relu, "tanh": jnp.tanh}
 
 
@@ -157,7 +18,7 @@ class Net(eqx.Module):
     """Hidden layers, a recurrent memory where `memory_size` is not 0, and a linear last layer."""
 
     layers: tuple[Linear, ...]
-    gru: GRU | None
+    gru: GRU | MinGRU | None
     last: Linear
     memory_size: int = eqx.field(static=True)
     activation: str = eqx.field(static=True)
@@ -171,6 +32,7 @@ class Net(eqx.Module):
         outputs: int,
         *,
         key: Key,
+        cell: str = "gru",
         last_scale: float = 1.0,
         activation: str = "relu",
     ):
@@ -179,7 +41,7 @@ class Net(eqx.Module):
         self.layers = tuple(
             Linear(a, b, key=layer_key) for a, b, layer_key in zip(sizes[:-1], sizes[1:], layer_keys, strict=True)
         )
-        self.gru = GRU(sizes[-1], memory_size, key=gru_key) if memory_size else None
+        self.gru = CELLS[cell](sizes[-1], memory_size, key=gru_key) if memory_size else None
         self.last = Linear(memory_size or sizes[-1], outputs, key=last_key, scale=last_scale)
         self.memory_size = memory_size
         self.activation = activation
@@ -202,7 +64,7 @@ class Net(eqx.Module):
     def unroll(
         self, memory: Float[Array, "B m"], xs: Float[Array, "T B d"], first: Bool[Array, "T B"]
     ) -> tuple[Float[Array, "T B m"], Float[Array, "T B a"]]:
-        """T steps: a scan over the recurrent product alone, or all steps at once where there is no memory.
+        """T steps: a scan over what is recurrent alone, or all steps at once where there is no memory.
 
         Returns the memory after each step and the outputs. Where `first`, the memory starts from zeros.
         """
@@ -235,11 +97,14 @@ class Team(eqx.Module):
         *,
         key: Key,
         sees_index: bool = False,
+        cell: str = "gru",
         last_scale: float = 1.0,
         activation: str = "relu",
     ):
         inputs += len(uses) if sees_index else 0
-        make = partial(Net, inputs, hidden, memory_size, outputs, last_scale=last_scale, activation=activation)
+        make = partial(
+            Net, inputs, hidden, memory_size, outputs, cell=cell, last_scale=last_scale, activation=activation
+        )
         self.copies = jax.vmap(lambda key: make(key=key))(jax.random.split(key, max(uses) + 1))
         self.uses = uses
         self.sees_index = sees_index
