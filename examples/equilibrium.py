@@ -1,66 +1,113 @@
-"""Self-play on games with mixed equilibria: how far the latest policies, and their average, are from equilibrium.
+"""Self-play in zero-sum games: how far from equilibrium players are before they learn, at the end, and on average.
 
     python examples/equilibrium.py
 
-Prints, for two games, what an opponent that knows the policies could win from them (NashConv, the sum over both players; 0
-at an equilibrium): of the policies as they are at the end, and of the average of all past selves. A strong entropy bonus
-keeps the players from running off to pure strategies; both equilibria are uniform, so it does not move them.
+Prints the NashConv of three pairs of policies: what both players together would win by their best replies (0 exactly at an
+equilibrium). The first pair is as it was before learning, the latest as it is at the end. The average is of the selves that the
+league has kept: one after every `EVERY` updates from first to last, all with one weight, each player's chances averaged by
+themselves. Each player learns against such past selves of the other, drawn evenly. The bonus for entropy keeps players from
+running off to pure strategies for good; it draws them to even play, which is an equilibrium of the even games only.
 """
 
-import argparse
-import tempfile
+import sys
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
+from studies import options, report, told
 
 import marlet
-from marlet.envs.matrix import Matrix
+from marlet.algorithms.sides import Sides, Together, step_of, with_replay
+from marlet.engine.devices import one_device_per_core
+from marlet.engine.train import Training
+from marlet.envs.matrix import Matrix, opposed
 from marlet.equations.distributions import log_chances
-from marlet.equations.games import nash_conv
+from marlet.equations.games import nash_conv, zero_sum
 
-GAMES = ("matching_pennies", "rock_paper_scissors")
+GAMES = {
+    "matching pennies": ((1, -1), (-1, 1)),
+    "rock, paper, scissors": ((0, -1, 1), (1, 0, -1), (-1, 1, 0)),
+    "uneven pennies": ((4, -1), (-1, 1)),  # two heads pay 4
+    "uneven rock, paper, scissors": ((0, -1, 4), (1, 0, -1), (-4, 1, 0)),  # rock wins 4 from scissors
+}
+"""What the first player wins from the second."""
+ENVS, EVERY = 64, 20
 
 
-def strategies(policy: marlet.Policy, env: Matrix) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Each side's probabilities of its actions: now, and on average over its past selves."""
-    from marlet.algorithms.sides import step_of, with_replay
+def players(updates: int) -> Sides:
+    """Two equal learners in a league that has room for all selves of so many updates."""
+    rule = marlet.mapg(
+        envs=ENVS,
+        length=1,
+        minibatches=1,
+        hidden=(32,),
+        standardise=False,
+        learning_rate_end=0.003,
+        entropy=0.3,
+        entropy_end=0.3,
+    )
+    return marlet.versus(rule, rule, league="past", slots=max(1, updates // EVERY), every=EVERY)
 
+
+def strategies(env: Matrix, learned: Together) -> tuple[list[Float[Array, " a"]], list[Float[Array, " a"]]]:
+    """Each player's chances of its actions: now, and on average over the selves kept."""
     _, step = env.reset(key=jax.random.key(0))
     latest, average = [], []
-    for k, (now, league) in enumerate(zip(policy.learned.sides, policy.learned.leagues, strict=True)):
+    for k, (now, league) in enumerate(zip(learned.sides, learned.leagues, strict=True)):
         seen = step_of(step, (k,))
 
         def chances(one, seen=seen):
             _, outputs = one.actor.step(one.actor.blank(1), seen.obs[None])
             return jnp.exp(log_chances(outputs, seen.available[None]))[0, 0]
 
-        kept = jnp.minimum(league.count, league.fared.shape[0])
         selves = jax.vmap(lambda arrays, now=now, chances=chances: chances(with_replay(arrays, now)))(league.past)
-        latest.append(np.asarray(chances(now)))
-        average.append(np.asarray(selves[: int(kept)].mean(0)))
+        kept = jnp.arange(len(selves)) < jnp.maximum(league.count, 1)
+        latest.append(chances(now))
+        average.append(kept @ selves / kept.sum())
     return latest, average
 
 
+def played(payoff: Any, *, steps: float, seeds: int) -> tuple[Float[np.ndarray, "seeds 3"], list[np.ndarray]]:
+    """NashConv before learning, of the latest and of the average policies; and the average ones, `seeds a` each."""
+    one_device_per_core()
+    env, updates = Matrix(payoff=opposed(payoff)), int(steps) // ENVS
+    training = Training(env, players(updates), seeds=seeds)
+
+    @jax.jit
+    @jax.vmap
+    def judged(learned: Together):
+        latest, average = strategies(env, learned)
+        far = [nash_conv(jnp.asarray(env.table), (first, second)) for first, second in (latest, average)]
+        return jnp.stack(far), average
+
+    training.start()
+    before, _ = judged(training.snapshot().learned)
+    training.advance(updates)
+    after, average = judged(training.snapshot().learned)
+    return np.concatenate([before[:, :1], after], axis=1), [np.asarray(chances) for chances in average]
+
+
 def main() -> None:
-    reader = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    reader.add_argument("--steps", type=float, default=5e5)
-    reader.add_argument("--seeds", type=int, default=5)
-    given = reader.parse_args()
-    print(f"{'game':<22}{'NashConv: latest':>18}{'average':>10}   average strategies of the first seed")
-    for game in GAMES:
-        env = Matrix(game=game)
-        rule = marlet.mapg(
-            envs=64, length=1, minibatches=1, learning_rate=0.003, learning_rate_end=0.003, entropy=0.3, entropy_end=0.3
+    given = options(__doc__, steps=5e5, seeds=5).parse_args()
+    rows = []
+    for game, payoff in GAMES.items():
+        far, average = played(payoff, steps=given.steps, seeds=given.seeds)
+        before, latest, mean = (told(column) for column in far.T)
+        print(game, before, latest, mean, file=sys.stderr, flush=True)
+        shown = " / ".join(listed(np.median(chances, axis=0)) for chances in average)
+        aim = " / ".join(listed(zero_sum(jnp.asarray(own, jnp.float32))[1]) for own in (payoff, -np.transpose(payoff)))
+        rows.append(
+            {"game": game, "before learning": before, "latest": latest, "average": mean}
+            | {"average policies": shown, "equilibrium": aim}
         )
-        both = marlet.versus(rule, rule, league="past", slots=100, every=50)
-        with tempfile.TemporaryDirectory() as folder:
-            run = marlet.train(env, both, steps=given.steps, seeds=given.seeds, out=folder, evaluations=1, quiet=True)
-            found = [strategies(marlet.load(run.path, seed=seed), env) for seed in range(given.seeds)]
-        far = [[float(nash_conv(env.table, tuple(map(jnp.asarray, pair)))) for pair in both] for both in found]
-        latest, average = np.median(far, axis=0)
-        shown = " | ".join(np.array2string(strategy, precision=2) for strategy in found[0][1])
-        print(f"{game:<22}{latest:>18.3f}{average:>10.3f}   {shown}")
+    report("equilibrium", rows, given.page)
+
+
+def listed(chances: Any) -> str:
+    """Chances of one player's actions, as text."""
+    return " ".join(f"{chance:.2f}" for chance in np.asarray(chances))
 
 
 if __name__ == "__main__":

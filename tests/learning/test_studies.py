@@ -8,12 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from marlet.engine.train import Training
+from marlet.envs.matrix import Matrix, opposed
 from marlet.envs.soccer import Soccer
 from marlet.parts.tables import entry
 
 sys.path.append(str(Path(__file__).parents[2] / "examples"))
 
 import entropy
+import equilibrium
 import soccer
 import studies
 
@@ -91,6 +94,22 @@ def test_a_table_is_written_between_its_marks_only(tmp_path, capsys):
     assert "old" not in before
     assert after == "\n<!-- measured: two -->\nkept\n<!-- end -->\n"
     assert "1.00 [1.00, 1.00]" in capsys.readouterr().out
+
+
+def test_the_average_of_selves_is_of_the_one_after_every_update(monkeypatch):
+    monkeypatch.setattr(equilibrium, "EVERY", 1)
+    env = Matrix(payoff=opposed(equilibrium.GAMES["uneven pennies"]))
+    training, now = Training(env, equilibrium.players(3)), []
+    mean = jax.jit(lambda learned: equilibrium.strategies(env, jax.tree.map(lambda leaf: leaf[0], learned)))
+    training.start()
+    before, none_kept = mean(training.snapshot().learned)
+    np.testing.assert_allclose(before, none_kept, atol=1e-6)
+    for updates in range(1, 4):
+        training.advance(1)
+        latest, average = mean(training.snapshot().learned)
+        now.append(latest)
+        np.testing.assert_allclose(average, np.mean(now, axis=0), atol=1e-6)
+        assert updates == 1 or not np.allclose(average, latest, atol=1e-3)
 
 
 @pytest.mark.learn
