@@ -21,6 +21,7 @@ from pathlib import Path
 
 import at_once
 import cells
+import defaults
 import host_envs
 import many_agents
 import peers
@@ -41,6 +42,7 @@ SUBJECTS = {
         stepping,
         peers,
         training,
+        defaults,
         cells,
         where_time_goes,
         time_to_return,

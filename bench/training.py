@@ -10,27 +10,15 @@ from settings import STEPS, algorithm_of, names, read
 CHUNKS = 10
 """Parts of a run that are timed one by one; the first, in which learning begins, does not count."""
 QUICK_STEPS, QUICK_CHUNKS = 60_000, 3
-DEFAULT_STEPS = 200_000
-"""Of each algorithm by its default options."""
 EPISODES = 512
 """Of the greedy evaluation at the end."""
 
 
 def plan(wish: Wish) -> list[Table]:
-    """The tables to measure: those settings, each with one seed and with as many as there are cores; and every deep
-    algorithm at its own."""
-    from marlet.catalogue import algorithm_entry, algorithm_names
-
+    """The table to measure: each with one seed, and with as many as there are cores."""
     seeds = dict.fromkeys((1, wish.cores))
     calls = [(at_settings, (name, count, wish.quick)) for name in names() for count in seeds]
-    learners = [name for name in algorithm_names() if "hidden" in algorithm_entry(name).options]
-    return [
-        Table("Training on `spread` at JaxMARL's settings", calls),
-        Table(
-            "Every deep algorithm on `spread`, one seed, by its default options",
-            [(at_defaults, (name, wish.quick)) for name in learners],
-        ),
-    ]
+    return [Table("Training on `spread` at JaxMARL's settings", calls)]
 
 
 def timed(program: Any, seeds: int, total: int, quick: bool) -> Row:
@@ -58,19 +46,6 @@ def timed(program: Any, seeds: int, total: int, quick: bool) -> Row:
         "compile_seconds": compile_seconds,
         "megabytes": peak_megabytes(),
     }
-
-
-def at_defaults(name: str, quick: bool) -> Row:
-    """Environment steps a second of whole training of an algorithm by its default options, and what it has learned by then."""
-    import_seconds = imported()
-    from marlet.catalogue import make_algorithm, make_env
-    from marlet.engine.devices import one_device_per_core
-    from marlet.engine.train import Training
-
-    one_device_per_core()
-    program = Training(make_env("spread"), make_algorithm(name), seeds=1)
-    row = timed(program, 1, QUICK_STEPS if quick else DEFAULT_STEPS, quick)
-    return {"subject": f"`{name}`", "import_seconds": import_seconds, **row}
 
 
 def at_settings(name: str, seeds: int, quick: bool) -> Row:
