@@ -5,8 +5,9 @@
 Prints the NashConv of three pairs of policies: what both players together would win by their best replies (0 exactly at an
 equilibrium). The first pair is as it was before learning, the latest as it is at the end. The average is of the selves that the
 league has kept: one after every `EVERY` updates from first to last, all with one weight, each player's chances averaged by
-themselves. Each player learns against such past selves of the other, drawn evenly. The bonus for entropy keeps players from
-running off to pure strategies for good; it draws them to even play, which is an equilibrium of the even games only.
+themselves. Each player learns against such past selves of the other, drawn evenly. The bonus for entropy, which falls over the
+run, keeps players from running off to pure strategies, where nothing more is learned; it draws them to even play, which is an
+equilibrium of the even games only.
 """
 
 import sys
@@ -33,7 +34,7 @@ GAMES = {
     "uneven rock, paper, scissors": ((0, -1, 4), (1, 0, -1), (-4, 1, 0)),  # rock wins 4 from scissors
 }
 """What the first player wins from the second."""
-ENVS, EVERY = 64, 20
+ENVS, EVERY = 64, 100
 
 
 def players(updates: int) -> Sides:
@@ -45,8 +46,9 @@ def players(updates: int) -> Sides:
         hidden=(32,),
         standardise=False,
         learning_rate_end=0.003,
-        entropy=0.3,
+        entropy=1.0,
         entropy_end=0.3,
+        entropy_steps=updates * ENVS,
     )
     return marlet.versus(rule, rule, league="past", slots=max(1, updates // EVERY), every=EVERY)
 
@@ -90,7 +92,7 @@ def played(payoff: Any, *, steps: float, seeds: int) -> tuple[Float[np.ndarray, 
 
 
 def main() -> None:
-    given = options(__doc__, steps=5e5, seeds=5).parse_args()
+    given = options(__doc__, steps=1e6, seeds=5).parse_args()
     rows = []
     for game, payoff in GAMES.items():
         far, average = played(payoff, steps=given.steps, seeds=given.seeds)

@@ -113,6 +113,14 @@ def test_the_average_of_selves_is_of_the_one_after_every_update(monkeypatch):
 
 
 @pytest.mark.learn
+@pytest.mark.parametrize("game", ["uneven pennies", "uneven rock, paper, scissors"])
+def test_self_play_leaves_even_play_for_an_uneven_equilibrium(game):
+    """Before learning all actions are as likely; what best replies win from that falls to less than a third."""
+    before, _, average = np.median(equilibrium.played(equilibrium.GAMES[game], steps=1e6, seeds=5)[0], axis=0)
+    assert average < before / 3
+
+
+@pytest.mark.learn
 def test_entropy_that_falls_to_none_keeps_all_seeds_from_settling_early(tmp_path):
     without, falling = (
         studies.at_the_end(entropy.trained(weight, str(tmp_path / weight))) for weight in ("0", "2, falling to 0")
