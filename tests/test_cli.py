@@ -121,7 +121,10 @@ def refused(capsys, *argv, code=2):
         ("list qmxi", "Did you mean 'qmix'"),
         ("check-env gird", "Did you mean 'grid'"),
         ("check-env nowhere:make", "There is no module 'nowhere'"),
-        ("train qmix spread --steps 1e30", "steps is 1000000000000000019884624838656, but must be from 1 to 1000000000000000"),
+        (
+            "train qmix spread --steps 1e30",
+            "steps is 1000000000000000019884624838656, but must be from 1 to 1000000000000000",
+        ),
         (
             "train tabular_iql grid --steps 1e14",
             "must be at most 2147483647: rounds of learning are counted in 32 bits",
@@ -267,7 +270,7 @@ def test_the_list_tells_of_everything(capsys):
     assert cli.main(["list", "qmix", "grid"]) == 0
     told = capsys.readouterr().out
     assert "arXiv:1803.11485" in told
-    assert "Observation: (row, column)" in told
+    assert "row and column, each as k/(size-1)" in told
 
 
 @pytest.mark.parametrize(
