@@ -1,7 +1,11 @@
 """What is read from the sources is what the objects say; names, options and records are checked without importing them."""
 
 import dataclasses
+import inspect
+import itertools
 import json
+import math
+import re
 import string
 import subprocess
 import sys
@@ -50,6 +54,42 @@ def test_the_same_of_environments(name):
         assert option.help
         field = next(field for field in dataclasses.fields(made) if field.name == option.name)
         assert option.choices == field.metadata["choices"]
+
+
+def counted(formula, env):
+    """What a formula of a description comes to: `2 + 4 n size²`, of n and of what the environment has by that name."""
+    value = lambda word: int(word) if word.isdigit() else env.spec.num_agents if word == "n" else getattr(env, word)  # noqa: E731
+    terms = re.sub(r"(\w+)²", r"\1 \1", formula).split(" + ")
+    return sum(math.prod(map(value, term.split())) for term in terms)
+
+
+@pytest.mark.parametrize("name", ENVS)
+def test_an_environment_describes_itself_by_the_numbers_of_its_spec(name):
+    """Who plays, what they observe, do and are paid, and how it ends; formulas hold with other options, too."""
+    kind, options = catalogue.env_entry(name).load(), catalogue.env_entry(name).options
+    made = kind()
+    others = [kind(**{key: getattr(made, key) + 1}) for key, option in options.items() if option.type == "int"]
+    spec, doc = made.spec, " ".join(inspect.cleandoc(kind.__doc__).split())
+    told = {part.partition("**")[0]: part.partition("**")[2] for part in doc.split(" - **")}
+    for what, size in {
+        "Agents": lambda spec: spec.num_agents,
+        "Observation": lambda spec: spec.obs_shape[0],
+        "State": lambda spec: spec.state_size,
+    }.items():
+        *formulas, number = re.findall(r"[nds] = ([^:;,]*)", told[what])[0].split(" = ")
+        assert int(number) == size(spec)
+        for formula, env in itertools.product(formulas or [number], [made, *others]):
+            assert counted(formula, env) == size(env.spec), (what, env)
+    for numbers, what in ((spec.teams, "team"), (spec.kinds, "kind")):
+        count = len(set(numbers))
+        assert f"{('one', 'two', 'three')[count - 1]} {what}{'s' * (count > 1)}" in told["Agents"]
+    acts = f"`n a`, a = {spec.num_actions}, in [-1, 1]" if spec.continuous else f"`n`, one of {spec.num_actions}"
+    assert re.match(rf" {re.escape(acts)}[: ]", told["Action"])
+    if "continuous" in options:
+        assert f"(with `continuous` `n a`, a = {kind(continuous=True).spec.num_actions}): " in told["Action"]
+    assert told["Reward"]
+    assert ("dies" in told["End"].replace("nobody dies", "")) == spec.mortal
+    assert f" {spec.horizon} " in told["End"]
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)

@@ -270,7 +270,7 @@ def test_the_list_tells_of_everything(capsys):
     assert cli.main(["list", "qmix", "grid"]) == 0
     told = capsys.readouterr().out
     assert "arXiv:1803.11485" in told
-    assert "Observation: (row, column)" in told
+    assert "row and column, each as k/(size-1)" in told
 
 
 @pytest.mark.parametrize(

@@ -15,14 +15,16 @@ class Adversary(Particles):
 
     Equal to `mpe2.simple_adversary_v3` (Lowe et al. 2017, arXiv:1706.02275), to rounding error.
 
-    - **Agents**: the adversary first, then the good ones; two teams, two kinds. There are `agents` landmarks.
-    - **Observation** `(4 m + 2,)`, m = `agents`: good agents the goal relative to them (2), landmarks (2 m) and others
-      (2 m) relative to them; the adversary the same without the goal, then zeros.
-    - **State** `(7 m + 4,)`: positions, velocities, landmarks, and the goal (one-hot).
-    - **Action**: 0 nothing, 1 left, 2 right, 3 down, 4 up. Bodies pass through each other.
+    - **Agents** n = agents + 1 = 3: the adversary first, then the good ones; two teams, two kinds. There are `agents`
+      landmarks.
+    - **Observation** `n d`, d = 4 agents + 2 = 10: good agents the goal relative to them (2), landmarks (2 each) and
+      others (2 each) relative to them; the adversary the same without the goal, then zeros.
+    - **State** `s`, s = 7 agents + 4 = 18: positions, velocities, landmarks, and the goal (one-hot).
+    - **Action** `n`, one of 5 (with `continuous` `n a`, a = 5): 0 nothing, 1 left, 2 right, 3 down, 4 up. Bodies pass
+      through each other.
     - **Reward** of the adversary: minus its distance to the goal. Of each good agent: the adversary's distance to the
       goal, less that of the good agent nearest to it.
-    - **End**: truncated after `steps` steps; nobody dies.
+    - **End**: truncated after `steps` = 25 steps; nobody dies.
 
     Return per episode of random play: adversary -29.0, good agents 8.2.
     """

@@ -17,14 +17,14 @@ class Crypto(Particles):
 
     Equal to `mpe2.simple_crypto_v3` (Lowe et al. 2017, arXiv:1706.02275), to rounding error.
 
-    - **Agents**: Eve, Bob, Alice; Eve is a team of her own; three kinds.
-    - **Observation** `(8,)`: Alice the message (4, one-hot in its first two) and the key (4, likewise); Bob the key (4)
-      and what Alice said last (4); Eve what Alice said last (4), then zeros.
-    - **State** `(16,)`: what each said last (12), the message (2) and the key (2), one-hot.
-    - **Action**: one of four words.
+    - **Agents** n = 3: Eve, Bob, Alice; two teams, Eve being one of her own; three kinds.
+    - **Observation** `n d`, d = 8: Alice the message (4, one-hot in its first two) and the key (4, likewise); Bob the
+      key (4) and what Alice said last (4); Eve what Alice said last (4), then zeros.
+    - **State** `s`, s = 16: what each said last (12), the message (2) and the key (2), one-hot.
+    - **Action** `n`, one of 4 (with `continuous` `n a`, a = 4): the word to say.
     - **Reward** of Eve: minus the squared distance of her word to the message. Of Bob and Alice: Eve's squared distance
       less Bob's. Words of all zeros, which only vectors can say, count for nothing.
-    - **End**: truncated after `steps` steps; nobody dies.
+    - **End**: truncated after `steps` = 25 steps; nobody dies.
 
     Return per episode of random play: Eve about -37.5, Bob and Alice about 0.
     """

@@ -32,14 +32,15 @@ class DronesState(eqx.Module):
 class Drones(Env):
     """The drone swarm: all drones are to gather at one target.
 
-    Opening: drones and target each in a cell drawn at random; several may be in one cell, then and later.
-    Action: 0 north (y+1), 1 south (y-1), 2 east (x+1), 3 west (x-1), 4 hover. The edge holds a drone back.
-    Reward of each drone: minus its Euclidean distance to the target after the move, in cells.
-    Observation: (x, y, target x, target y), each as k/(size-1).
-    State: the drones' x, their y, the target's x and y, each as k/(size-1); 2*n + 2 numbers.
-    End: everyone dies, the task being done, as soon as after a move every drone is within one cell of the target
-        in both directions (Chebyshev); a drone that is there early flies on. Otherwise the clock cuts the episode
-        off after `steps` steps, with everyone alive.
+    - **Agents** n = drones = 4: one team, one kind.
+    - **Opening**: drones and target each in a cell drawn at random; several may be in one cell, then and later.
+    - **Action** `n`, one of 5: 0 north (y+1), 1 south (y-1), 2 east (x+1), 3 west (x-1), 4 hover. The edge holds a drone
+      back.
+    - **Reward** of each drone: minus its Euclidean distance to the target after the move, in cells.
+    - **Observation** `n d`, d = 4: x, y, target x, target y, each as k/(size-1).
+    - **State** `s`, s = 2 n + 2 = 10: the drones' x, their y, the target's x and y, each as k/(size-1).
+    - **End**: everyone dies, the task being done, as soon as after a move every drone is within one cell of the target
+      in both directions (Chebyshev); a drone that is there early flies on. Otherwise truncated after `steps` = 50 steps.
     """
 
     size: int = option(10, "cells along each side", low=2)

@@ -38,19 +38,21 @@ class GridState(eqx.Module):
 class Grid(Env):
     """The resource grid: every cell holds a value, and the agent that enters a cell takes it.
 
-    Opening: every cell holds an integer from 0 to 9, drawn at random. Agents start spread evenly along the border,
-        two of them in the opposite corners (0, 0) and (size-1, size-1), or where `placement` says.
-    Action: 0 up, 1 down, 2 left, 3 right. A move into a wall leads back into the agent's own cell, which thereby
-        counts as entered: so, and only so, is the value of a starting cell taken without leaving it.
-    Reward: the value of the cell entered, which is 0 from then on. Agents that enter one cell at the same time
-        share its value equally. With `shared`, every agent is paid the sum of what all agents took.
-    Regrowth: after the agents have taken theirs, each empty cell is refilled with chance `regrowth` by an integer
-        from 1 to 9, each as likely.
-    Observation: (row, column), each as k/(size-1). With `sight` r > 0 there follow two windows of (2r+1)x(2r+1)
-        cells around the agent, row by row: the values /9, with 0 outside the grid, and where others stand (1 or 0).
-    State: all cells' values /9, row by row, then each agent's row one-hot, then each agent's column one-hot;
-        size*size + 2*n*size numbers.
-    End: by the clock after `steps` steps; everyone is then still alive.
+    - **Agents** n = agents = 2: two teams, each agent being one of its own; with `shared` one team; one kind.
+    - **Opening**: every cell holds an integer from 0 to 9, drawn at random. Agents start spread evenly along the border,
+      two of them in the opposite corners (0, 0) and (size-1, size-1), or where `placement` says.
+    - **Action** `n`, one of 4: 0 up, 1 down, 2 left, 3 right. A move into a wall leads back into the agent's own cell,
+      which thereby counts as entered: so, and only so, is the value of a starting cell taken without leaving it.
+    - **Reward**: the value of the cell entered, which is 0 from then on. Agents that enter one cell at the same time
+      share its value equally. With `shared`, every agent is paid the sum of what all agents took.
+    - **Regrowth**: after the agents have taken theirs, each empty cell is refilled with chance `regrowth` by an integer
+      from 1 to 9, each as likely.
+    - **Observation** `n d`, d = 2 + 2 window = 2: row and column, each as k/(size-1). With `sight` r > 0 there follow
+      two windows of (2r+1)x(2r+1) cells around the agent, row by row: the values /9, with 0 outside the grid, and where
+      others stand (1 or 0).
+    - **State** `s`, s = size² + 2 n size = 45: all cells' values /9, row by row, then each agent's row one-hot, then each
+      agent's column one-hot.
+    - **End**: truncated after `steps` = 25 steps; nobody dies.
 
     The clock stands at 25 steps and not at the 100 of the usual programs, because 100 hide learning: random play
     gathers .97 of everything in 100 steps and .69 in 25.
@@ -81,17 +83,21 @@ class Grid(Env):
                 )
 
     @property
+    def window(self) -> int:
+        """How many cells around it an agent sees."""
+        return (2 * self.sight + 1) ** 2 if self.sight else 0
+
+    @property
     def spec(self) -> Spec:
-        window = (2 * self.sight + 1) ** 2 if self.sight else 0
         return Spec(
             num_agents=self.agents,
             num_actions=4,
-            obs_shape=(2 + 2 * window,),
+            obs_shape=(2 + 2 * self.window,),
             state_size=self.size**2 + 2 * self.agents * self.size,
             teams=(0,) * self.agents if self.shared else tuple(range(self.agents)),
             horizon=self.steps,
             mortal=False,
-            levels=(self.size, self.size) + (10,) * window + (2,) * window,
+            levels=(self.size, self.size) + (10,) * self.window + (2,) * self.window,
         )
 
     def reset(self, *, key: Key) -> tuple[GridState, Step]:

@@ -55,15 +55,17 @@ class MatrixState(eqx.Module):
 class Matrix(Env):
     """A matrix game: everyone chooses at once and is paid by a table.
 
-    Action: the row for agent 0, the column for agent 1, the next axis for agent 2, and so on. Where agents have
-        unequally many choices, the surplus ones are not available.
-    Reward: `payoff[i, a_0, ..., a_n-1]` for agent i.
-    Observation and state: the constant 1; nothing tells the rounds of a repeated game apart. With `memory` k > 0 there
-        follow the choices of the last k rounds, the latest first, in each round an agent's own first and then the
-        others' in their order: choice a of c as (a + 1) / c, and 0 before the first round. The state has agent 0's order.
-    End: after `rounds` rounds everyone dies. That is an end and no cut by the clock: nothing would have followed,
-        so nothing is bootstrapped. With `endless` it is the clock that cuts off a game which would have gone on.
-    Teams: agents paid by equal tables are of one team, so a common payoff makes one team of all.
+    - **Agents** n = 2, or as many as your own `payoff` has axes of choices. Those paid by equal tables are of one team, so
+      a common payoff, such as that of `climbing`, makes one team of all. Those with equally many choices are of one kind.
+    - **Action** `n`, one of 3 in `climbing`: the row for agent 0, the column for agent 1, the next axis for agent 2, and
+      so on. Where agents have unequally many choices, the surplus ones are not available.
+    - **Reward**: `payoff[i, a_0, ..., a_n-1]` for agent i.
+    - **Observation** `n d`, d = 1 + n memory = 1: the constant 1; nothing tells the rounds of a repeated game apart. With
+      `memory` k > 0 there follow the choices of the last k rounds, the latest first, in each round an agent's own first
+      and then the others' in their order: choice a of c as (a + 1) / c, and 0 before the first round.
+    - **State** `s`, s = 1 + n memory = 1: what agent 0 observes.
+    - **End**: after `rounds` = 1 rounds everyone dies. That is an end and no cut by the clock: nothing would have
+      followed, so nothing is bootstrapped. With `endless` it is the clock that cuts off a game which would have gone on.
 
     Own payoffs have shape (n, a_0, ..., a_n-1), a common payoff has shape (a_0, ..., a_n-1). A table that fits both
     readings, such as a common one of shape (2, 2, 2), is read as own payoffs: stack the common one n times then.

@@ -17,14 +17,15 @@ class Push(Particles):
 
     Equal to `mpe2.simple_push_v3` (Lowe et al. 2017, arXiv:1706.02275), to rounding error.
 
-    - **Agents**: the adversary first; two teams, two kinds.
-    - **Observation** `(19,)`: the good agent its velocity (2), the goal relative to it (2), its colour (3: .25, and .75
-      in the goal's place), the landmarks relative to it (4) and their colours (6), the adversary relative to it (2);
-      the adversary its velocity (2), the landmarks (4) and the other (2) relative to it, then zeros.
-    - **State** `(14,)`: positions, velocities, landmarks, and the goal (one-hot).
-    - **Action**: 0 nothing, 1 left, 2 right, 3 down, 4 up. The two agents collide.
+    - **Agents** n = 2: the adversary first; two teams, two kinds.
+    - **Observation** `n d`, d = 19: the good agent its velocity (2), the goal relative to it (2), its colour (3: .25,
+      and .75 in the goal's place), the landmarks relative to it (4) and their colours (6), the adversary relative to it
+      (2); the adversary its velocity (2), the landmarks (4) and the other (2) relative to it, then zeros.
+    - **State** `s`, s = 14: positions, velocities, landmarks, and the goal (one-hot).
+    - **Action** `n`, one of 5 (with `continuous` `n a`, a = 5): 0 nothing, 1 left, 2 right, 3 down, 4 up. The two
+      agents collide.
     - **Reward** of the good agent: minus its distance to the goal. Of the adversary: that distance less its own.
-    - **End**: truncated after `steps` steps; nobody dies.
+    - **End**: truncated after `steps` = 25 steps; nobody dies.
 
     Return per episode of random play: adversary about 0, good agent -28.2.
     """

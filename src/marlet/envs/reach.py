@@ -30,16 +30,16 @@ class Field(eqx.Module):
 class Reach(Env):
     """`agents` points move towards targets; the action is a velocity, and effort costs.
 
+    - **Agents** n = agents = 2: one team, or one for each agent where `competition` is above 0; one kind.
     - **Opening**: positions and targets uniform in the arena [-1, 1]²; with `contested` all have the same target.
-    - **Action** `(2,)` in [-1, 1]: the position moves by .2 of it, and stays inside the arena. Agents nearer than .2 push
-      each other apart, half of the overlap each.
+    - **Action** `n a`, a = 2, in [-1, 1]: the position moves by .2 of it, and stays inside the arena. Agents nearer than
+      .2 push each other apart, half of the overlap each.
     - **Merit** of agent i: u_i = -(distance to its target) - `energy` |action|².
-    - **Reward** of agent i: `(1 - competition) mean_j u_j + competition (u_i - mean_{j≠i} u_j)`. With competition 0 all are paid
-      the same; with 1 what one gains the others lose, and rewards sum to zero. In between motives are mixed.
-    - **Observation** `(2 n + 2,)`: own position (2), target relative to it (2), others relative to it (2 each).
-    - **State** `(4 n,)`: positions and targets.
-    - **End**: truncated after `steps` steps; nobody dies.
-    - **Teams**: one, or one for each agent where competition is above 0.
+    - **Reward** of agent i: `(1 - competition) mean_j u_j + competition (u_i - mean_{j≠i} u_j)`. With competition 0 all
+      are paid the same; with 1 what one gains the others lose, and rewards sum to zero. In between motives are mixed.
+    - **Observation** `n d`, d = 2 n + 2 = 6: own position (2), target relative to it (2), others relative to it (2 each).
+    - **State** `s`, s = 4 n = 8: positions and targets.
+    - **End**: truncated after `steps` = 10 steps; nobody dies.
 
     Return of the default task per agent: doing nothing -10.5, random play -11.3, the best proportional controller
     (`proportional`, gain 4.5 of a grid from .5 to 8) -3.00.

@@ -17,13 +17,15 @@ class Reference(Particles):
 
     Equal to `mpe2.simple_reference_v3` (Lowe et al. 2017, arXiv:1706.02275), to rounding error.
 
-    - **Observation** `(21,)` of each agent: own velocity (2), landmarks relative to it (6), the colour of the other's goal
+    - **Agents** n = 2: one team, one kind.
+    - **Observation** `n d`, d = 21: own velocity (2), landmarks relative to it (6), the colour of the other's goal
       (3: .75 in the goal's place, .25 elsewhere), and the word the other said last (10, one-hot).
-    - **State** `(40,)`: positions, velocities, landmarks, both words, and both goals (one-hot).
-    - **Action**: `push + 5 word`, with pushes 0 nothing, 1 left, 2 right, 3 down, 4 up and words 0 to 9.
+    - **State** `s`, s = 40: positions, velocities, landmarks, both words, and both goals (one-hot).
+    - **Action** `n`, one of 50 (with `continuous` `n a`, a = 15): `push + 5 word`, with pushes 0 nothing, 1 left, 2
+      right, 3 down, 4 up and words 0 to 9.
     - **Reward** of each agent: minus the distance of the other to the landmark it should reach, times `local_ratio`,
       plus the mean of both such distances times the rest.
-    - **End**: truncated after `steps` steps; nobody dies.
+    - **End**: truncated after `steps` = 25 steps; nobody dies.
 
     Return per agent and episode of random play -28.5.
     """

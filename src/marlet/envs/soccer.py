@@ -37,18 +37,20 @@ class Soccer(Env):
     The rules of Littman 1994 (ICML, section 5.1). Every player sees and acts as if it attacked to the right, so that one
     table can play both sides.
 
+    - **Agents** n = 2: two teams of one player each, one kind.
     - **Opening**: player 0 in the second column of its own view, player 1 likewise, in the two middle rows; either has
       the ball with even chance.
-    - **Action**: 0 stand, 1 up, 2 down, 3 back, 4 forward. The two moves are made one after the other, in random order. Who
-      moves into the other stays, and the other has the ball then. The edges are walls, but for the goals: the two middle
-      rows of the last column, through which the player with the ball can move forward.
+    - **Action** `n`, one of 5: 0 stand, 1 up, 2 down, 3 back, 4 forward. The two moves are made one after the other, in
+      random order. Who moves into the other stays, and the other has the ball then. The edges are walls, but for the
+      goals: the two middle rows of the last column, through which the player with the ball can move forward.
     - **Reward**: 1 for who scores, -1 for the other.
-    - **Observation** `(5,)`: own row and column, the other's row and column, whether it has the ball; each as k/(levels-1).
-    - **State** `(5,)`: what player 0 observes.
-    - **End**: a goal ends the game, and so does, after each step, chance `draw` (Littman's discount): then everyone dies. The
-      clock cuts off after `steps` steps.
+    - **Observation** `n d`, d = 5: own row and column, the other's row and column, whether it has the ball; each as
+      k/(levels-1).
+    - **State** `s`, s = 5: what player 0 observes.
+    - **End**: a goal ends the game, and so does, after each step, chance `draw` (Littman's discount): then everyone
+      dies. The clock cuts off after `steps` = 100 steps.
 
-    Two teams of one player each; zero-sum. Two random players win equally often.
+    Zero-sum. Two random players win equally often.
     """
 
     draw: float = option(0.1, "chance after each step that the game is called off", low=0.0, high=1.0)

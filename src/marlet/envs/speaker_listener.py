@@ -16,14 +16,16 @@ class SpeakerListener(Particles):
 
     Equal to `mpe2.simple_speaker_listener_v4` (Lowe et al. 2017, arXiv:1706.02275), to rounding error.
 
-    - **Observation** `(11,)`: the speaker the goal's colour (3: .65 in the goal's place, .15 elsewhere), then zeros; the
-      listener its velocity (2), the landmarks relative to it (6), and the word said last (3, one-hot).
-    - **State** `(16,)`: the listener's position and velocity, the landmarks, the word, and the goal (one-hot).
-    - **Action**: the speaker says word 0, 1 or 2; the listener 0 nothing, 1 left, 2 right, 3 down, 4 up.
+    - **Agents** n = 2: the speaker first; one team, two kinds.
+    - **Observation** `n d`, d = 11: the speaker the goal's colour (3: .65 in the goal's place, .15 elsewhere), then
+      zeros; the listener its velocity (2), the landmarks relative to it (6), and the word said last (3, one-hot).
+    - **State** `s`, s = 16: the listener's position and velocity, the landmarks, the word, and the goal (one-hot).
+    - **Action** `n`, one of 5 (with `continuous` `n a`, a = 5): the speaker says word 0, 1 or 2;
+      the listener 0 nothing, 1 left, 2 right, 3 down, 4 up.
     - **Reward** of both: minus the squared distance of the listener to the goal.
-    - **End**: truncated after `steps` steps; nobody dies.
+    - **End**: truncated after `steps` = 25 steps; nobody dies.
 
-    The two agents are of different kinds. Return per agent and episode: random play -39.9, the best without a word
+    Return per agent and episode: random play -39.9, the best without a word
     -15.8, a scripted pair -7.6.
     """
 

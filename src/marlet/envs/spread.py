@@ -17,14 +17,16 @@ class Spread(Particles):
 
     Equal to `mpe2.simple_spread_v3` (Lowe et al. 2017, arXiv:1706.02275), per agent, to rounding error.
 
-    - **Observation** `(6 n,)` of each agent: own velocity (2), own position (2), landmarks relative to it (2 n), the
-      other agents relative to it (2 (n-1)), and 2 (n-1) zeros where other particle worlds carry messages.
-    - **State** `(6 n,)`: positions, velocities and landmarks.
-    - **Action**: 0 nothing, 1 left, 2 right, 3 down, 4 up. A push accelerates by 5 for one step of 0.1; positions move
-      with the velocity before the push; a quarter of the velocity is lost each step; overlapping discs push each other off.
+    - **Agents** n = agents = 3: one team, one kind.
+    - **Observation** `n d`, d = 6 n = 18: own velocity (2), own position (2), landmarks relative to it (2 n), the other
+      agents relative to it (2 (n-1)), and 2 (n-1) zeros where other particle worlds carry messages.
+    - **State** `s`, s = 6 n = 18: positions, velocities and landmarks.
+    - **Action** `n`, one of 5 (with `continuous` `n a`, a = 5): 0 nothing, 1 left, 2 right, 3 down, 4 up. A push
+      accelerates by 5 for one step of 0.1; positions move with the velocity before the push; a quarter of the velocity is
+      lost each step; overlapping discs push each other off.
     - **Reward** of each agent: `(1 - local_ratio)` times minus the sum over landmarks of the distance to the nearest
       agent, minus `local_ratio` for every agent it overlaps.
-    - **End**: truncated after `steps` steps; nobody dies.
+    - **End**: truncated after `steps` = 25 steps; nobody dies.
 
     Return per agent and episode of the default task: random play -26.4, doing nothing -24.0, a scripted assignment -7.5.
     """

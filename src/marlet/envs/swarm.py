@@ -34,16 +34,17 @@ class Swarm(Env):
     The arena is a square of half side L = sqrt(agents / 10), so that drones are as dense whatever their number, and what one
     observes does not grow with it.
 
+    - **Agents** n = agents = 10: one team, one kind.
     - **Opening**: drones and targets uniform in the arena.
-    - **Action** `(2,)` in [-1, 1]: the position moves by .1 of it, and stays inside the arena.
-    - **Observation** `(4 + 3 neighbours + 3 seen,)`: own position / L (2), how near each pair of walls is (2), then the nearest
-      `neighbours` drones and the nearest `seen` targets within `sight`, each as relative position (2) and 1; zeros where
-      there is none.
-    - **State** `(2 n + 2 m,)`: positions of drones and targets / L.
-    - **Reward** of each drone: the share of targets with a drone within .15, less `collision` if another drone is within .05
-      of it.
+    - **Action** `n a`, a = 2, in [-1, 1]: the position moves by .1 of it, and stays inside the arena.
+    - **Observation** `n d`, d = 4 + 3 neighbours + 3 seen = 28: own position / L (2), how near each pair of walls is, at
+      most `sight` (2), then the nearest `neighbours` drones and the nearest `seen` targets within `sight`, each as
+      relative position (2) and 1; zeros where there is none.
+    - **State** `s`, s = 2 n + 2 points = 30: positions of drones and of the 5 targets / L.
+    - **Reward** of each drone: the share of targets with a drone within .15, less `collision` if another drone is
+      within .05 of it.
     - **Cost** of each drone: 1 where another is within .05 of it.
-    - **End**: truncated after `steps` steps; nobody dies.
+    - **End**: truncated after `steps` = 30 steps; nobody dies.
     """
 
     agents: int = option(10, "number of drones", low=2, high=500)

@@ -17,14 +17,16 @@ class Tag(Particles):
 
     Equal to `mpe2.simple_tag_v3` (Lowe et al. 2017, arXiv:1706.02275), to rounding error.
 
-    - **Agents**: the hunters (named adversaries) first, then the prey; two teams, two kinds.
-    - **Observation**: own velocity (2) and position (2), obstacles relative to it (2 each), others relative to it (2
-      each), and the velocities of the other prey (2 each). Prey see one velocity less, and a zero in its place.
-    - **State**: positions, velocities, and obstacles.
-    - **Action**: 0 nothing, 1 left, 2 right, 3 down, 4 up. Hunters accelerate by 3 up to speed 1, prey by 4 up to 1.3.
+    - **Agents** n = hunters + prey = 4: the hunters (named adversaries) first, then the prey; two teams, two kinds.
+    - **Observation** `n d`, d = 2 + 2 obstacles + 2 hunters + 4 prey = 16: own velocity (2) and position (2), obstacles
+      relative to it (2 each), others relative to it (2 each), and the velocities of the other prey (2 each). Prey see
+      one velocity less, and end in zeros.
+    - **State** `s`, s = 4 n + 2 obstacles = 20: positions, velocities, and obstacles.
+    - **Action** `n`, one of 5 (with `continuous` `n a`, a = 5): 0 nothing, 1 left, 2 right, 3 down, 4 up. Hunters
+      accelerate by 3 up to speed 1, prey by 4 up to 1.3.
     - **Reward** of every hunter: 10 for each pair of a hunter and a prey that touch. Of each prey: -10 for each hunter
       that touches it, less a fine for leaving the arena.
-    - **End**: truncated after `steps` steps; nobody dies.
+    - **End**: truncated after `steps` = 25 steps; nobody dies.
 
     Return per episode of random play: hunters 4.4, prey -16.6.
     """

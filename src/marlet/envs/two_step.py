@@ -27,11 +27,13 @@ class TwoStepState(eqx.Module):
 class TwoStep(Env):
     """The two-step game of QMIX (Rashid et al. 2018, arXiv:1803.11485, section 5).
 
-    Action: 0 or 1. In the first step agent 0's choice alone counts: 0 leads to stage 2A, 1 to stage 2B.
-    Reward, the same for both: 0 in the first step; in 2A 7 whatever they do; in 2B by the table [[0, 1], [1, 8]].
-        So the best return is 8, and 7 is what one gets who does not trust the partner.
-    Observation of both agents, and state: one-hot of the stage (first, 2A, 2B); zeros once the game is over.
-    End: everyone dies after the second step; nothing follows.
+    - **Agents** n = 2: one team, one kind.
+    - **Action** `n`, one of 2: 0 or 1. In the first step agent 0's choice alone counts: 0 leads to stage 2A, 1 to 2B.
+    - **Reward**, the same for both: 0 in the first step; in 2A 7 whatever they do; in 2B by the table [[0, 1], [1, 8]].
+      So the best return is 8, and 7 is what one gets who does not trust the partner.
+    - **Observation** `n d`, d = 3: one-hot of the stage (first, 2A, 2B); zeros once the game is over.
+    - **State** `s`, s = 3: the same.
+    - **End**: everyone dies after 2 steps; nothing follows.
     """
 
     @property

@@ -19,18 +19,21 @@ class WorldComm(Particles):
 
     Equal to `mpe2.simple_world_comm_v3` (Lowe et al. 2017, arXiv:1706.02275), to rounding error.
 
-    - **Agents**: the hunters' leader, the other hunters, the prey; two teams, three kinds. Landmarks: obstacles, then
-      food, then forests.
-    - **Observation** of hunters: own velocity (2) and position (2), landmarks relative to it (2 each), others relative to it (2
-      each), velocities of the prey (2 each), whether it is in each forest (1 or -1), and the leader's last word (4). Of
-      prey: the same with the forests before the velocities of the other prey, without the word, then zeros. Others that
-      are hidden show zeros. Nobody is hidden from the leader.
-    - **State**: positions, velocities, landmarks, and the leader's word.
-    - **Action**: 0 nothing, 1 left, 2 right, 3 down, 4 up; of the leader `push + 5 word`, with words 0 to 3.
+    - **Agents** n = hunters + prey = 6: the hunters' leader, the other hunters, the prey; two teams, three kinds.
+      Landmarks: obstacles, then food, then forests.
+    - **Observation** `n d`, d = 6 + 2 obstacles + 2 food + 3 forests + 2 hunters + 4 prey = 34: hunters own velocity
+      (2) and position (2), landmarks relative to it (2 each), others relative to it (2 each), velocities of the prey (2
+      each), whether it is in each forest (1 or -1), and the leader's last word (4). Of prey: the same with the forests
+      before the velocities of the other prey, without the word, then zeros. Others that are hidden show zeros. Nobody
+      is hidden from the leader.
+    - **State** `s`, s = 4 + 4 n + 2 obstacles + 2 food + 2 forests = 38: positions, velocities, landmarks, and the
+      leader's word.
+    - **Action** `n`, one of 20 (with `continuous` `n a`, a = 9): 0 nothing, 1 left, 2 right, 3 down, 4 up; of the leader
+      `push + 5 word`, with words 0 to 3.
     - **Reward** of each hunter: 5 for each pair of a hunter and a prey that touch, less a tenth of its distance to the
       nearest prey. Of each prey: -5 for each hunter that touches it, twice the fine for leaving the arena, 2 for each
       food it touches, less a twentieth of the distance to the nearest food.
-    - **End**: truncated after `steps` steps; nobody dies.
+    - **End**: truncated after `steps` = 25 steps; nobody dies.
     """
 
     prey: int = option(2, "number of prey", low=1, high=16)
