@@ -12,7 +12,7 @@ import pytest
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parent.parent / ".pytest_cache" / "compiled"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 
-# Tracing makes so many small objects that looking for rubbish after every 700 of them takes a sixth of its time.
+# Tracing makes many small objects that live on: looking for rubbish among them after every 700 takes its time.
 gc.set_threshold(100_000)
 
 ROUGHLY = {
@@ -42,7 +42,7 @@ def compile_roughly(rough: bool) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Compile for modules marked `rough` in about a quarter of the time, into slower programs.
+    """Compile for modules marked `rough` in a fraction of the time, into slower programs.
 
     Their tests ask what is computed. Those that ask for equal bits or for speed, and whole runs, get what users get.
     """

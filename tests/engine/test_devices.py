@@ -78,7 +78,7 @@ assert now.learned.updates == 7 and now.learned.steps == 8 * 4 * 5
 assert training.evaluate(3).score.shape == (1, 3, 2)
 """
 ROUGH = {"XLA_FLAGS": " ".join(f"--{name}={int(value)}" for name, value in ROUGHLY.items())}
-"""A quarter of the time to compile: what is compared is equal but for rounding anyway."""
+"""Less time to compile: what is compared is equal but for rounding anyway."""
 
 SHARED = """
 import jax
