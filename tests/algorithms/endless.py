@@ -14,7 +14,10 @@ from marlet.types import Spec
 @dataclass(frozen=True)
 class Endless(Env):
     """Reward 1 for ever, cut off by a clock of 10 that is told apart from a death, or not. That nobody can die may be
-    `known` beforehand: then rollouts and replays keep the final steps alone."""
+    `known` beforehand: then rollouts and replays keep the final steps alone.
+
+    The clock may be `deadly` for some agents only; it cuts off the others.
+    """
 
     deadly: bool | jax.Array = False
     known: bool = False
@@ -34,7 +37,7 @@ class Endless(Env):
             state=jnp.ones(1),
             reward=jnp.ones(2),
             alive=jnp.broadcast_to(~(ends & self.deadly), (2,)),
-            truncated=ends & ~jnp.asarray(self.deadly),
+            truncated=ends & ~jnp.all(jnp.asarray(self.deadly)),
         )
         return state + 1, step
 

@@ -35,6 +35,7 @@ class Mortal(Env):
     teams: int = option(1, "number of teams, whose members take turns", low=1)
     continuous: bool = option(False, "act by vectors")
     countable: bool = option(True, "whether observations can be counted")
+    narrow: bool = option(False, "kind 1 observes the first number only; zeros fill its rows")
 
     @property
     def spec(self):
@@ -73,6 +74,7 @@ class Mortal(Env):
         seen = jnp.stack(
             [(lives.tag + 5 * lives.clock + who) % 4 / 3, (lives.tag // 7 + lives.clock * who) % 3 / 2], -1
         )
+        seen = jnp.where(self.narrow & (who % 2 == 1)[:, None] & (jnp.arange(2) == 1), 0.0, seen)
         legal = jnp.arange(3) < jnp.where(who % 2, 2, 3)[:, None]
         return make_step(
             self.spec,

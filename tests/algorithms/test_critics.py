@@ -23,8 +23,10 @@ pytestmark = pytest.mark.rough
 T, B = 15, 3
 TINY = {"envs": B, "length": T, "hidden": (4,)}
 DETERMINISTIC = [maddpg, iddpg, matd3, facmac, masac]
-POLICIES = [ippo, maa2c, mappo]
-"""One for each thing a critic may see."""
+POLICIES = [ippo, maa2c, mappo, happo]
+"""One for each thing a critic may see, and one whose agents earn what their team earns. IA2C is IPPO here."""
+OF_TEAMS = [happo, coma, facmac]
+"""Their critics say what the team earns, which goes on while one of it lives."""
 
 
 def play(env, algorithm, learned, *, key=0):
@@ -89,13 +91,24 @@ CASES = [(make, False) for make in TARGETS] + [(make, True) for make in (mappo, 
 @pytest.mark.parametrize(("make", "known"), CASES)
 def test_ten_is_the_value_that_reproduces_itself_in_the_endless_game(make, known):
     """Reward 1 for ever at discount .9. The clock cuts off after ten steps, and the rollout after fifteen."""
-    options = {"discount": 0.9, "memory": 3, **TINY} | ({} if make in DETERMINISTIC else {"decay": 1.0})
+    memory = 3 if make in (mappo, coma, maddpg) else 0
+    options = {"discount": 0.9, "memory": memory, **TINY} | ({} if make in DETERMINISTIC else {"decay": 1.0})
     of = jax.jit(lambda deadly: TARGETS[make](make(**options), Endless(known=known, deadly=deadly)))
-    np.testing.assert_allclose(of(False), 10.0, rtol=1e-4)
-    if not known:  # Negative control: who takes the clock for a death sees this world instead.
-        deadly = np.asarray(of(True))
-        np.testing.assert_allclose(deadly[9], 1.0, rtol=1e-4)
-        np.testing.assert_allclose(deadly[0], 10.0 if make in DETERMINISTIC else 6.5132, rtol=1e-4)
+    np.testing.assert_allclose(of(np.array([False, False])), 10.0, rtol=1e-4)
+    if known:
+        return
+    # Negative control: who takes the clock for a death sees this world instead.
+    deadly = np.asarray(of(np.array([True, True])))
+    first = 10.0 if make in DETERMINISTIC else 6.5132
+    np.testing.assert_allclose(deadly[9], 1.0, rtol=1e-4)
+    np.testing.assert_allclose(deadly[0], first, rtol=1e-4)
+    # The step that cuts off agent 1 kills agent 0.
+    one = np.asarray(of(np.array([True, False])))
+    if make in OF_TEAMS:
+        np.testing.assert_allclose(one, 10.0, rtol=1e-4)
+    else:
+        np.testing.assert_allclose(one[..., 0], deadly[..., 0], rtol=1e-4)
+        np.testing.assert_allclose(one[..., 1], 10.0, rtol=1e-4)
 
 
 # --- whose value is whose --------------------------------------------------------------------------------------------

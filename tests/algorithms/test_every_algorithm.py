@@ -16,6 +16,7 @@ from mortal import Mortal
 from marlet import catalogue
 from marlet.engine.rollout import Tally, opening, rollout
 from marlet.errors import MarletError
+from marlet.parts.nets import Team
 from marlet.parts.replay import Replay
 from marlet.testing import check_env
 
@@ -75,6 +76,20 @@ def numbers(learned):
     return [part for part in parts if not isinstance(part, Replay) and jnp.issubdtype(part.dtype, jnp.floating)]
 
 
+def outputs(learned):
+    """The last biases of each network that gradients change, one row a copy."""
+    parts, _ = jax.tree.flatten_with_path(learned, is_leaf=lambda part: isinstance(part, Team))
+    followed = lambda path: "target" not in jax.tree_util.keystr(path)  # noqa: E731
+    return [part.copies.last.bias for path, part in parts if isinstance(part, Team) and followed(path)]
+
+
+def assert_everything_is_learned(before, after):
+    """All copies of all networks have moved, to numbers."""
+    assert all(np.isfinite(leaf).all() for leaf in numbers(after))
+    assert not eqx.tree_equal(numbers(after), numbers(before))
+    assert all((new != old).any(-1).all() for new, old in zip(outputs(after), outputs(before), strict=True))
+
+
 def test_the_world_keeps_its_contract_and_has_all_that_is_to_be_tested():
     world = Mortal(agents=2)
     check_env(world)
@@ -104,18 +119,18 @@ def test_any_number_of_unlike_agents_is_learned_from(name, n):
     assert all(value.shape == () for value in metrics.values())
 
 
-@pytest.mark.parametrize(("name", "n"), [("coma", 5), ("happo", 5), ("ippo", 1), ("maddpg", 5), ("qmix", 1)])
-def test_networks_without_a_memory_learn_from_any_number_of_agents(name, n):
-    """Computed, not only traced: what is learned is finite and not what it was."""
-    algorithm, env = made(name, memory=0), Mortal(agents=n)
+@pytest.mark.parametrize(
+    ("name", "n", "memory"), [("coma", 5, 0), ("happo", 5, 0), ("ippo", 1, 3), ("maddpg", 1, 0), ("qmix", 5, 3)]
+)
+def test_networks_learn_from_any_number_of_agents(name, n, memory):
+    """Computed, not only traced. Two agents with a memory are below."""
+    algorithm, env = made(name, memory=memory), Mortal(agents=n)
 
     @jax.jit
     def before_and_after():
         return algorithm.init(env.spec, key=jax.random.key(0)), learn(algorithm, env)[0]
 
-    before, after = map(numbers, before_and_after())
-    assert all(np.isfinite(leaf).all() for leaf in after)
-    assert not eqx.tree_equal(after, before)
+    assert_everything_is_learned(*before_and_after())
 
 
 @pytest.mark.parametrize("name", [name for name in ONE_OF_EACH if "memory" in catalogue.algorithm_entry(name).options])
@@ -159,11 +174,12 @@ def course(name):
 def test_what_the_dead_do_teaches_nothing(name):
     """Other actions of dead agents and other log-probabilities of them: the same is learned."""
     begin, go_on = course(name)
-    taught = partial(go_on, *begin(), jax.random.key(2))
+    before, world = begin()
+    taught = partial(go_on, before, world, jax.random.key(2))
     one, _, metrics, played = taught(0, False)
     assert not played.transitions.now.alive.all()
     assert all(np.isfinite(value).all() for value in metrics.values())
-    assert all(np.isfinite(leaf).all() for leaf in numbers(one))
+    assert_everything_is_learned(before, one)
     assert eqx.tree_equal(numbers(one), numbers(taught(1, False)[0])) or name in JOINT
     assert not eqx.tree_equal(numbers(one), numbers(taught(1, True)[0]))  # negative control: the living teach
 

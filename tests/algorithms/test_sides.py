@@ -93,30 +93,39 @@ def test_each_side_learns_from_its_own_and_a_script_not_at_all():
 
 
 def test_teams_of_unlike_agents_that_die_learn_each_by_its_own_rule():
-    """Two of one team, of both kinds, against one: what the dead of either team did teaches neither."""
-    env = Mortal(agents=3, teams=2)
-    rules = (ippo(envs=4, length=7, minibatches=1, **TINY), iql(memory=3, warmup=0, batch=4, capacity=56, **TINY))
-    both = versus(*rules)
-    both.check(env.spec)
+    """Agents 0 and 3 learn by one rule, 1 and 4 by another, 2 by none; each team has both kinds, of which one observes and
+    may do less. What the dead did teaches nobody, what the living did teaches their own side only."""
+    env = Mortal(agents=5, teams=3, narrow=True)
+    kinds = {"sharing": "kinds", **TINY}
+    rules = (ippo(envs=4, length=7, minibatches=1, **kinds), iql(memory=3, warmup=0, batch=4, capacity=56, **kinds))
+    all_sides = versus(*rules, random())
+    all_sides.check(env.spec)
 
     @jax.jit
-    def learns(more):
-        learned = both.init(env.spec, key=jax.random.key(0))
-        world = opening(env, both, learned, 4, key=jax.random.key(1))
-        rolled = rollout(env, both, learned, world, Tally.empty(4, 3), 7, key=jax.random.key(2))[2]
+    def learns(dead, living):
+        """What is learned when these agents did something else while dead, and those while alive."""
+        learned = all_sides.init(env.spec, key=jax.random.key(0))
+        world = opening(env, all_sides, learned, 4, key=jax.random.key(5))
+        rolled = rollout(env, all_sides, learned, world, Tally.empty(4, 5), 7, key=jax.random.key(2))[2]
         t = rolled.transitions
-        other = jnp.where(t.now.alive, t.action, (t.action + more) % 3)
-        altered = dataclasses.replace(rolled, transitions=dataclasses.replace(t, action=other))
-        return learned, both.update(learned, altered, key=jax.random.key(3))[0], t.now.alive
+        action = (t.action + jnp.where(t.now.alive, living, dead)) % t.now.available.sum(-1)
+        altered = dataclasses.replace(rolled, transitions=dataclasses.replace(t, action=action))
+        return learned, all_sides.update(learned, altered, key=jax.random.key(3))[0], t
 
-    before, after, alive = learns(0)
-    assert not alive[..., [0, 2]].all()
-    assert not alive[..., 1].all()
     weights = lambda learned: (learned.sides[0].actor, learned.sides[1].online.team)  # noqa: E731
-    for new, old, again in zip(weights(after), weights(before), weights(learns(1)[1]), strict=True):
+    nobody, everyone = np.zeros(5, int), np.ones(5, int)
+    before, after, t = learns(nobody, nobody)
+    assert not t.now.alive.all((0, 1)).any()
+    assert not t.now.available[..., [1, 3], 2].all()
+    assert np.take_along_axis(np.asarray(t.now.available), np.asarray(t.action)[..., None], -1).all()
+    for new, old in zip(weights(after), weights(before), strict=True):
         assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(new))
-        assert not same(new, old)
-        assert same(new, again)
+        assert (new.copies.last.bias != old.copies.last.bias).any(-1).tolist() == [True, True]  # both kinds
+
+    taught = lambda *others: [same(*pair) for pair in zip(weights(after), weights(learns(*others)[1]), strict=True)]  # noqa: E731
+    assert taught(everyone, nobody) == [True, True]
+    assert taught(nobody, np.array([1, 0, 1, 1, 0])) == [False, True]
+    assert taught(nobody, np.array([0, 1, 1, 0, 1])) == [True, False]
 
 
 # --- the league ------------------------------------------------------------------------------------------------------
