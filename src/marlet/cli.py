@@ -58,7 +58,7 @@ TRAIN = _options(
         "which selves of the other team one plays against",
         choices=("latest", "past", "hardest"),
     ),
-    Option("seeds", "int", "1", "independent learners, trained side by side", low=1),
+    Option("seeds", "int", "1", "independent learners, trained side by side", low=1, high=1_000_000),
     Option("seed", "int", "0", "of the first learner; the others follow", low=0),
     Option("out", "str", "'runs'", "where runs are kept"),
     Option(
@@ -196,6 +196,8 @@ def watch(command: Command, words: list[str], given: Given) -> None:
     """Play one episode with a run: as episode.gif, or as text where the environment draws text."""
     (path,) = counted(command, words, 1)
     own, env = own_and_env(command, given)
+    if own["terminal"] and own["out"] is not None:
+        raise MarletError("--terminal shows the episode here and --out keeps it in a file: leave one of them out.")
     out = Path(own["out"] or Path(path) / "episode.gif")
     door = prepared()
     from marlet.runs import watch as show
@@ -215,10 +217,7 @@ def watch(command: Command, words: list[str], given: Given) -> None:
 def list_(command: Command, words: list[str], given: Given) -> None:
     """List algorithms and environments; with a name, tell all about it."""
     own_and_env(command, given)
-    for name in words:
-        print(manual.about(name))
-    if not words:
-        print(manual.contents())
+    print("\n".join(map(manual.about, words)) or manual.contents())
 
 
 def check_env(command: Command, words: list[str], given: Given) -> None:
