@@ -213,6 +213,21 @@ def test_interruptions_end_with_130(capsys, monkeypatch):
     assert capsys.readouterr().err == "\nStopped; saved.\n"
 
 
+@pytest.mark.parametrize("words", ["list", "--version"])
+def test_what_is_told_may_find_no_reader_and_no_room(words):
+    def told(out):
+        argv = [sys.executable, "-m", "marlet", words]
+        found = subprocess.run(argv, stdout=out, stderr=subprocess.PIPE, text=True)
+        return found.returncode, found.stderr
+
+    reader, writer = os.pipe()
+    os.close(reader)
+    assert told(writer) == (0, "")
+    os.close(writer)
+    with open("/dev/full", "w") as full:
+        assert told(full) == (6, "marlet: The disk is full. Free some space and try again.\n")
+
+
 def test_no_option_of_training_is_also_one_of_an_algorithm():
     own = {*cli.TRAIN, "env", "debug"}
     for name in catalogue.algorithm_names():

@@ -1,5 +1,6 @@
 """The command `marlet`: words and options are checked first (`words.py`); JAX is imported only to compute."""
 
+import errno
 import hashlib
 import os
 import platform
@@ -11,7 +12,7 @@ from typing import Any
 
 from marlet import manual
 from marlet.catalogue import make_algorithm, make_env
-from marlet.errors import MarletError, nearest
+from marlet.errors import MarletError, StorageFault, nearest
 from marlet.sources import Option
 from marlet.words import (
     Command,
@@ -94,6 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
         dispatch(argv)
+        print(end="", flush=True)  # what fails here would otherwise be told by Python as it leaves
     except MarletError as error:
         if "--debug" in argv:
             raise
@@ -102,8 +104,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as stop:
         print(f"\n{printable(str(stop)) or 'Stopped.'}", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # the reader of a pipe has seen enough
+    except OSError as error:
+        if error.errno not in (errno.EPIPE, errno.ENOSPC):
+            raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if error.errno == errno.ENOSPC:
+            print("marlet: The disk is full. Free some space and try again.", file=sys.stderr)
+            return StorageFault.exit_code
+        # Otherwise the reader of a pipe has seen enough.
     return 0
 
 
