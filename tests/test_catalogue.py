@@ -144,6 +144,10 @@ def test_a_record_with_a_strange_option_is_refused():
         catalogue.rebuild({"type": "Grid", "size": "three"})
 
 
+def test_names_in_a_list_may_stand_apart():
+    assert catalogue.named_in(" iql, ippo,,") == ["iql", "ippo"]
+
+
 def test_parts_are_chosen_by_name_and_set_by_dotted_names():
     assert catalogue.make_algorithm("qmix", {"mixer.size": "8"}).mixer == Monotonic(size=8)
     assert catalogue.make_algorithm("iql", {"mixer": "monotonic", "mixer.hyper": 0}).mixer == Monotonic(hyper=0)

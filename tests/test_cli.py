@@ -94,7 +94,8 @@ def refused(capsys, *argv, code=2):
         ("train qmix spread --seed", "--seed needs a value"),
         ("train qmix spread --seed --quiet", "--seed needs a value"),
         ("train qmix spread --seed 1 --seed 2", "--seed is given twice"),
-        ("train qmix spread --seeds 0", "seeds is 0, but must be at least 1"),
+        ("train qmix spread --seeds 0", "seeds is 0, but must be from 1 to 1000000"),
+        ("train qmix spread --seeds 1e9", "seeds is 1000000000, but must be from 1 to 1000000"),
         ("train qmix spread --seeds two", "must be a whole number"),
         ("train qmix spread --steps inf", "steps is 'inf', but must be a whole number"),
         ("train qmix grid --env.placement foo", "must be groups of numbers, such as [[0,0],[4,4]]"),
@@ -120,6 +121,10 @@ def refused(capsys, *argv, code=2):
         ("watch runs/nowhere --ot x", "Did you mean '--out'"),
         ("list qmxi", "Did you mean 'qmix'"),
         ("check-env gird", "Did you mean 'grid'"),
+        ("check-env qmix", "'qmix' is an algorithm, but the name of an environment is needed: adversary, crypto"),
+        ("list qmix qmxi", "Did you mean 'qmix'"),
+        ("train ippo tag --versus iql --league latst", "must be one of latest, past, hardest. Did you mean 'latest'?"),
+        ("watch runs/nowhere --terminal --out x.gif", "leave one of them out"),
         ("check-env nowhere:make", "There is no module 'nowhere'"),
         (
             "train qmix spread --steps 1e30",
@@ -157,6 +162,7 @@ def test_too_little_memory_is_told_in_one_sentence(capsys, home):
             "qmix spread --versus ippo",
             ["has 1 team. Leave --versus out, or name an environment of 2 teams: adv", "tag"],
         ),
+        ("minimax_q soccer --versus ippo", ["Team 0 by itself: Minimax-Q is for two agents", "for that side."]),
         ("qmix tag", ["qmix learns one value for one team, but this environment has 2 teams. Use iql"]),
         ("coma reach", ["continuous vectors of size 2. Use an algorithm for", "Fit for this environment: ", "mappo"]),
         (
@@ -205,6 +211,21 @@ def test_interruptions_end_with_130(capsys, monkeypatch):
     monkeypatch.setattr(cli, "dispatch", stop)
     assert cli.main(["train"]) == 130
     assert capsys.readouterr().err == "\nStopped; saved.\n"
+
+
+@pytest.mark.parametrize("words", ["list", "--version"])
+def test_what_is_told_may_find_no_reader_and_no_room(words):
+    def told(out):
+        argv = [sys.executable, "-m", "marlet", words]
+        found = subprocess.run(argv, stdout=out, stderr=subprocess.PIPE, text=True)
+        return found.returncode, found.stderr
+
+    reader, writer = os.pipe()
+    os.close(reader)
+    assert told(writer) == (0, "")
+    os.close(writer)
+    with open("/dev/full", "w") as full:
+        assert told(full) == (6, "marlet: The disk is full. Free some space and try again.\n")
 
 
 def test_no_option_of_training_is_also_one_of_an_algorithm():
@@ -473,6 +494,34 @@ def test_what_was_never_evaluated_is_not_compared(run, tmp_path, capsys):
     bare = shutil.copytree(run, tmp_path / "bare")
     (bare / "metrics.csv").unlink()
     assert "has no evaluations yet" in refused(capsys, "compare", str(bare))
+
+
+@pytest.mark.parametrize(
+    "content", [b"garbage\n", b"steps,seed,seconds,return\n30,0,x,7\n", b"\xff\xfe\n", b"steps,seed\n30,0\n", "cut"]
+)
+def test_a_damaged_table_is_told_in_one_sentence_and_left_as_it_is(run, tmp_path, capsys, content):
+    torn = shutil.copytree(run, tmp_path / "torn")
+    whole, cut = (torn / "metrics.csv").read_bytes(), content == "cut"
+    content = whole[: whole.rindex(b"\n60,") + 1] if cut else content
+    (torn / "metrics.csv").write_bytes(content)
+    for command in (["train", "--resume"], *([] if cut else [["compare"], ["evaluate"]])):
+        assert "metrics.csv is damaged. Put it back" in refused(capsys, *command, str(torn), code=5)
+    assert (torn / "metrics.csv").read_bytes() == content
+
+
+def test_a_run_without_its_table_goes_on_and_is_evaluated_anew(run, tmp_path, capsys):
+    bare = shutil.copytree(run, tmp_path / "bare")
+    (bare / "metrics.csv").unlink()
+    assert cli.main(["train", "--resume", str(bare), "--quiet"]) == 0
+    assert "has lost its metrics.csv" in capsys.readouterr().err
+    assert list(Run(bare).metrics()["steps"]) == [60, 60]
+
+
+def test_a_record_of_another_format_is_told_with_both(run, tmp_path, capsys):
+    newer = shutil.copytree(run, tmp_path / "newer")
+    options = json.loads((newer / "options.json").read_text()) | {"format": 99}
+    (newer / "options.json").write_text(json.dumps(options))
+    assert "is of format 99, but this Marlet reads format 1" in refused(capsys, "evaluate", str(newer), code=5)
 
 
 def test_evaluating(run, capsys):

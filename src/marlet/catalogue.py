@@ -105,6 +105,11 @@ def check_opponent(name: str) -> None:
     algorithm_entry(name)
 
 
+def named_in(text: str) -> list[str]:
+    """The names in a text that parts them by commas."""
+    return [name for name in map(str.strip, text.split(",")) if name]
+
+
 def is_foreign(env_name: str) -> bool:
     """Whether a name stands for an environment outside Marlet: `pettingzoo:...`, `my_package.my_module:make_env`."""
     return ":" in env_name

@@ -1,5 +1,6 @@
 """The command `marlet`: words and options are checked first (`words.py`); JAX is imported only to compute."""
 
+import errno
 import hashlib
 import os
 import platform
@@ -11,7 +12,7 @@ from typing import Any
 
 from marlet import manual
 from marlet.catalogue import make_algorithm, make_env
-from marlet.errors import MarletError, nearest
+from marlet.errors import MarletError, StorageFault, nearest
 from marlet.sources import Option
 from marlet.words import (
     Command,
@@ -58,7 +59,7 @@ TRAIN = _options(
         "which selves of the other team one plays against",
         choices=("latest", "past", "hardest"),
     ),
-    Option("seeds", "int", "1", "independent learners, trained side by side", low=1),
+    Option("seeds", "int", "1", "independent learners, trained side by side", low=1, high=1_000_000),
     Option("seed", "int", "0", "of the first learner; the others follow", low=0),
     Option("out", "str", "'runs'", "where runs are kept"),
     Option(
@@ -94,6 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
         dispatch(argv)
+        print(end="", flush=True)  # what fails here would otherwise be told by Python as it leaves
     except MarletError as error:
         if "--debug" in argv:
             raise
@@ -102,8 +104,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as stop:
         print(f"\n{printable(str(stop)) or 'Stopped.'}", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # the reader of a pipe has seen enough
+    except OSError as error:
+        if error.errno not in (errno.EPIPE, errno.ENOSPC):
+            raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if error.errno == errno.ENOSPC:
+            print("marlet: The disk is full. Free some space and try again.", file=sys.stderr)
+            return StorageFault.exit_code
+        # Otherwise the reader of a pipe has seen enough.
     return 0
 
 
@@ -196,6 +204,8 @@ def watch(command: Command, words: list[str], given: Given) -> None:
     """Play one episode with a run: as episode.gif, or as text where the environment draws text."""
     (path,) = counted(command, words, 1)
     own, env = own_and_env(command, given)
+    if own["terminal"] and own["out"] is not None:
+        raise MarletError("--terminal shows the episode here and --out keeps it in a file: leave one of them out.")
     out = Path(own["out"] or Path(path) / "episode.gif")
     door = prepared()
     from marlet.runs import watch as show
@@ -215,10 +225,7 @@ def watch(command: Command, words: list[str], given: Given) -> None:
 def list_(command: Command, words: list[str], given: Given) -> None:
     """List algorithms and environments; with a name, tell all about it."""
     own_and_env(command, given)
-    for name in words:
-        print(manual.about(name))
-    if not words:
-        print(manual.contents())
+    print("\n".join(map(manual.about, words)) or manual.contents())
 
 
 def check_env(command: Command, words: list[str], given: Given) -> None:

@@ -15,6 +15,7 @@ from marlet.catalogue import (
     check_opponent,
     make_algorithm,
     make_env,
+    named_in,
     rebuild,
     record_of,
     with_record,
@@ -157,7 +158,7 @@ def against(
     Raises:
         MarletError: for a name that is neither, or a league without opponents.
     """
-    names = list(filter(None, versus.split(","))) if isinstance(versus, str) else versus
+    names = named_in(versus) if isinstance(versus, str) else versus
     others = list(names) if isinstance(names, Sequence) else [names]
     if not others:
         if league != "latest":

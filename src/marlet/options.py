@@ -90,9 +90,10 @@ def _check(owner: str, field: dataclasses.Field, value: Any) -> None:
     if high is None and field.type is not float and isinstance(value, int) and value > LARGEST:
         high = LARGEST
     if choices and value not in choices:
+        close = nearest(value, choices) if isinstance(value, str) else ""
         raise MarletError(
             f"{owner}: {field.name} is {value!r}, but must be one of {', '.join(map(str, choices))}."
-            + (nearest(value, choices) if isinstance(value, str) else "")
+            + (close if "Did you mean" in close else "")
         )
     if not isinstance(value, (int, float)) or (low is None and high is None):
         return

@@ -19,6 +19,7 @@ from marlet.catalogue import (
     env_names,
     is_foreign,
     make_env,
+    named_in,
     settings,
 )
 from marlet.errors import MarletError, nearest
@@ -170,7 +171,7 @@ def chosen(
     checked(entry, others)
     own = command.checked(given)
     own.pop("options", None)
-    for opponent in filter(None, own.get("versus", "").split(",")):
+    for opponent in named_in(own.get("versus", "")):
         check_opponent(opponent)
     check_environment(command, env_name, of_env)
     return (name, others), (env_name, of_env), own
@@ -274,6 +275,10 @@ def of_environment(given: Given) -> Given:
 
 def check_environment(command: Command, name: str, options: Given) -> None:
     """Refuse a name, an option or a value that one of Marlet's own environments does not have."""
+    if name in algorithm_names():
+        raise MarletError(
+            f"'{name}' is an algorithm, but the name of an environment is needed: {', '.join(env_names())}."
+        )
     if not is_foreign(name):
         entry = env_entry(name)
         known = {f"env.{key}" for key in settings(entry, options)}

@@ -71,11 +71,14 @@ def test_a_module_that_needs_another_and_one_that_fails(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "needs_another.py").write_text("import not_there_at_all")
     (tmp_path / "fails.py").write_text("1 / 0")
+    (tmp_path / "parses_words.py").write_text("raise SystemExit(2)")
     (tmp_path / "only_turns.py").write_text("def env(): ...")
     with pytest.raises(MarletError, match="needs the package 'not_there_at_all'"):
         resolve("needs_another:make")
     with pytest.raises(MarletError, match="fails failed while it was imported: ZeroDivisionError"):
         resolve("fails:make")
+    with pytest.raises(MarletError, match="parses_words failed while it was imported: SystemExit: 2"):
+        resolve("parses_words:make")
     with pytest.raises(MarletError, match="only a turn-based"):
         resolve("pettingzoo:only_turns")
 
@@ -98,9 +101,14 @@ def test_only_what_can_be_imported_has_a_name():
 def test_a_function_that_raises_and_one_that_gives_something_else(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "unfit.py").write_text(
-        "def raises():\n    raise RuntimeError('no licence')\n\ndef gives():\n    return 3\n"
+        "def raises():\n    raise RuntimeError('no licence')\n\ndef gives():\n    return 3\n\n"
+        "def exits():\n    raise SystemExit(2)\n\ndef forgets():\n    pass\n"
     )
     with pytest.raises(MarletError, match=r"unfit:raises failed: RuntimeError: no licence\. Call it in Python"):
         make_env("unfit:raises")
     with pytest.raises(MarletError, match=r"is a builtins.int, but must be a `pettingzoo.ParallelEnv`"):
         make_env("unfit:gives")
+    with pytest.raises(MarletError, match=r"unfit:exits failed: SystemExit: 2\."):
+        make_env("unfit:exits")
+    with pytest.raises(MarletError, match=r"is a builtins\.NoneType, .* Does the function return it\?"):
+        make_env("unfit:forgets")

@@ -316,3 +316,13 @@ def test_a_wrong_picture_is_caught():
 
     with pytest.raises(EnvironmentFault, match=r"render returns float64\[4, 4, 3\]"):
         check_env(Mutant())
+
+
+@pytest.mark.parametrize("name", ["spec", "render"])
+def test_code_of_ones_own_that_fails_is_named(name):
+    def fails(*_):
+        raise RuntimeError("no map")
+
+    broken = type("Broken", (Countdown,), {name: property(fails) if name == "spec" else fails})
+    with pytest.raises(EnvironmentFault, match=rf"^Broken: {name} failed with RuntimeError: no map\."):
+        check_env(broken(), episodes=1)

@@ -19,7 +19,7 @@ from marlet.bridges.resolve import Factory, resolve
 from marlet.envs.grid import Grid
 from marlet.envs.matrix import Matrix
 from marlet.envs.spread import Spread
-from marlet.errors import MarletError, StorageFault
+from marlet.errors import EnvironmentFault, MarletError, StorageFault
 from marlet.runs import watch
 from marlet.runs.evaluate import Evaluation, _check_fit, evaluate
 from marlet.runs.policy import Policy
@@ -178,3 +178,37 @@ def test_what_does_not_fit_or_cannot_be_drawn_is_refused(spread, tmp_path, monke
         watch.play(spread, Factory("unseen_rooms", "make_env", {"size": 3}))
     with pytest.raises(MarletError, match="Dark cannot be watched"):
         watch.play(spread, Dark(steps=1))
+
+
+@pytest.mark.parametrize("drawn", [None, 17, np.zeros((4, 4)), RuntimeError("no paint")])
+def test_what_draws_badly_is_told_in_one_sentence(spread, drawn):
+    @dataclass(frozen=True)
+    class Crooked(Spread):
+        def render(self, state):
+            if isinstance(drawn, Exception):
+                raise drawn
+            return drawn
+
+    with pytest.raises(
+        EnvironmentFault, match=r"^Crooked cannot be watched: its `render` (gives|failed with RuntimeError)"
+    ):
+        watch.play(spread, Crooked(steps=1))
+
+
+@pytest.mark.filterwarnings("ignore:os.fork")
+def test_a_film_is_read_back_frame_by_frame(tmp_path, caplog):
+    """With imageio and its ffmpeg, where they are installed (`pip install 'marlet[video]'`)."""
+    pytest.importorskip("imageio_ffmpeg")
+    imageio = pytest.importorskip("imageio.v2")
+    shades = (20, 120, 220)
+    frames = [np.full((47, 61, 3), shade, np.uint8) for shade in shades]
+    out = tmp_path / "episode.mp4"
+    watch.check_output(out)
+    assert watch.save(watch.Episode(frames, np.zeros((2, 1))), out) == out
+    assert caplog.text == ""  # nothing had to be resized
+    with imageio.get_reader(out) as film:
+        assert film.get_meta_data()["fps"] == 8.0
+        seen = [np.asarray(frame) for frame in film]
+    assert len(seen) == 3 + 8  # the last one stays for a second
+    assert {frame.shape for frame in seen} == {(48, 62, 3)}
+    np.testing.assert_allclose([np.median(frame) for frame in seen], [*shades, *[220] * 8], atol=6)

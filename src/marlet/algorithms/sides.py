@@ -125,8 +125,11 @@ class Sides(Algorithm):
                 f"The league '{self.league}' needs two teams and an even number of envs, but there are {len(teams)} "
                 f"team(s) and {self.envs} envs. Use league 'latest'."
             )
-        for side, members in zip(self._sides(), members_of(spec), strict=True):
-            side.check(spec_of(spec, members))
+        for team, side, members in zip(teams, self._sides(), members_of(spec), strict=True):
+            try:
+                side.check(spec_of(spec, members))
+            except MarletError as misfit:
+                raise MarletError(f"Team {team} by itself: {misfit}") from None
 
     def init(self, spec: Spec, *, key: Key) -> Together:
         keys = jax.random.split(key, len(self.sides))

@@ -75,7 +75,8 @@ def checked_parallel(thing: Any) -> "ParallelEnv":
         )
     raise MarletError(
         f"The environment is a {type(thing).__module__}.{type(thing).__qualname__}, "
-        "but must be a `pettingzoo.ParallelEnv` (inherit from that class)."
+        "but must be a `pettingzoo.ParallelEnv` (inherit from that class) or a Marlet `Env`."
+        + (" Does the function return it?" if thing is None else "")
     )
 
 

@@ -65,7 +65,7 @@ class Factory:
             return target(**self.options)
         except MarletError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             if isinstance(error, TypeError) and "unexpected keyword argument" in str(error):
                 said = f"{self.name} does not take one of the options {self.options}: {error}."
             else:
@@ -119,7 +119,7 @@ def load(module: str) -> Any:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         raise MarletError(_what_is_missing(module, error.name or module)) from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise MarletError(f"{module} failed while it was imported: {type(error).__name__}: {error}") from error
 
 

@@ -31,6 +31,8 @@ import numpy as np
 from marlet import keys
 from marlet.errors import CheckpointFault, MarletError, StorageFault
 
+FORMAT = 1
+"""Of options.json."""
 NAME = re.compile(r"[A-Za-z0-9._-]{1,128}")
 DECIDED = ("algorithm", "env", "train", "spec")
 """What options.json says of a run: each an object."""
@@ -44,8 +46,10 @@ class Run:
         self.path = Path(path)
         try:
             self.options: dict[str, Any] = json.loads((self.path / "options.json").read_text())
-            if not isinstance(self.options, dict) or self.options["format"] != 1:
-                raise ValueError("another format")
+            if not isinstance(self.options, dict):
+                raise ValueError("it holds no object")
+            if self.options.get("format") != FORMAT:
+                raise ValueError(f"it is of format {self.options.get('format')}, but this Marlet reads format {FORMAT}")
             for name in DECIDED:
                 if not isinstance(self.options.get(name), dict):
                     raise ValueError(f"it does not say the run's {name}")
@@ -72,14 +76,25 @@ class Run:
         return {name: hashlib.sha256(told.encode()).hexdigest() for name, told in text.items()}
 
     def metrics(self) -> dict[str, np.ndarray]:
-        """The columns of metrics.csv, none before the first evaluation. A last line that was torn by a crash is left out."""
-        if not (self.path / "metrics.csv").exists():
+        """The columns of metrics.csv, none before the first evaluation. A last line that was torn by a crash is left out.
+
+        Raises:
+            CheckpointFault: if it is damaged.
+        """
+        path = self.path / "metrics.csv"
+        if not path.exists():
             return {}
-        lines = (self.path / "metrics.csv").read_text().split("\n")[:-1]
-        header, *rows = list(csv.reader(lines)) or [[]]
-        rows = [row for row in rows if len(row) == len(header)]
         number = lambda text: float(text) if text else float("nan")  # noqa: E731
-        return {name: np.array([number(row[k]) for row in rows]) for k, name in enumerate(header)}
+        try:
+            lines = path.read_text().split("\n")[:-1]
+            header, *rows = list(csv.reader(lines)) or [[]]
+            rows = [row for row in rows if len(row) == len(header)]
+            columns = {name: np.array([number(row[k]) for row in rows]) for k, name in enumerate(header)}
+        except (ValueError, csv.Error) as cause:
+            raise damaged(path) from cause
+        if columns and not columns.keys() >= {"steps", "seed", "seconds", "return"}:
+            raise damaged(path)
+        return columns
 
 
 def returns_in(columns: Iterable[str]) -> dict[str, str]:
@@ -89,6 +104,14 @@ def returns_in(columns: Iterable[str]) -> dict[str, str]:
     return teams or {"": "return"}
 
 
+def damaged(path: Path) -> CheckpointFault:
+    """What is said of a metrics.csv that is not as it was written."""
+    return CheckpointFault(
+        f"{path} is damaged. Put it back from a copy; or move it away and say: marlet train --resume {path.parent}, which goes "
+        "on without its rows."
+    )
+
+
 class MetricsFile:
     """Appends rows to metrics.csv; the first row decides the columns."""
 
@@ -96,8 +119,11 @@ class MetricsFile:
         self._path = path
         self._columns: list[str] | None = None
         if path.exists() and path.stat().st_size:
-            with open(path, newline="") as file:
-                self._columns = next(csv.reader(file))
+            try:
+                with open(path, newline="") as file:
+                    self._columns = next(csv.reader(file))
+            except (ValueError, csv.Error) as cause:
+                raise damaged(path) from cause
 
     def append(self, rows: list[dict[str, float]]) -> None:
         """Write rows and flush them to the disk. What is not a number becomes an empty cell.
@@ -192,7 +218,7 @@ def create(out: str | Path, name: str | None, stem: str, options: dict[str, Any]
     try:
         path.mkdir(parents=True)
         (path / "checkpoints").mkdir()
-        text = json.dumps({"format": 1, **options, **_circumstances()}, indent=1) + "\n"
+        text = json.dumps({"format": FORMAT, **options, **_circumstances()}, indent=1) + "\n"
         (path / "options.json.tmp").write_text(text)
         os.replace(path / "options.json.tmp", path / "options.json")
     except FileExistsError as cause:

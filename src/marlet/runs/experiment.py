@@ -22,7 +22,7 @@ from marlet.engine.train import Trainer
 from marlet.errors import CheckpointFault, MarletError, StorageFault
 from marlet.options import describe, whole
 from marlet.runs import checkpoint
-from marlet.runs.directory import Lock, MetricsFile, Run, create, written
+from marlet.runs.directory import Lock, MetricsFile, Run, create, damaged, written
 from marlet.runs.progress import ProgressLine
 
 CHUNK_SECONDS = 1.0
@@ -97,8 +97,8 @@ def resume(run: Run, training: Trainer, plan: Plan, *, quiet: bool = False) -> R
 
     Raises:
         MarletError: if options.json was changed since the checkpoint was saved.
-        CheckpointFault: if every checkpoint is damaged, or does not fit this algorithm and environment; or if there is
-            none yet, and the run has frozen policies.
+        CheckpointFault: if metrics.csv or every checkpoint is damaged, or does not fit this algorithm and environment; or if
+            there is none yet, and the run has frozen policies.
     """
     with contextlib.closing(training), Lock(run.path):
         metrics = MetricsFile(run.path / "metrics.csv")
@@ -110,8 +110,14 @@ def resume(run: Run, training: Trainer, plan: Plan, *, quiet: bool = False) -> R
             if not found.notes.keys() >= {"metrics", "seconds", "row"}:
                 raise CheckpointFault(f"{found.path} was not saved by a run: it does not say how far the metrics went.")
             training.restore(checkpoint.fit(found.arrays, training.saved_shapes, where=found.path))
-            metrics.cut(found.notes["metrics"])
+            run.metrics()  # before anything is cut from it
+            if 0 < metrics.length < found.notes["metrics"]:
+                raise damaged(run.path / "metrics.csv")
             seconds, row = found.notes["seconds"], found.notes["row"]
+            if found.notes["metrics"] and not metrics.length:
+                print(f"{run.path} has lost its metrics.csv, which begins anew.", file=sys.stderr)
+                row = -1
+            metrics.cut(found.notes["metrics"])
         elif frozen_in(training.algorithm):
             raise CheckpointFault(
                 f"{run.path} was stopped before its first checkpoint, which would have held its frozen policies. "
@@ -297,7 +303,7 @@ def _check_space(training: Trainer, out: Path) -> None:
     if free < needed:
         raise StorageFault(
             f"The checkpoints of this run need {needed:,} bytes, but {place} has {free:,} free. Free some space, choose "
-            "another --out, or a smaller --capacity of the replay."
+            "another --out, fewer --seeds, or a smaller --capacity where there is a replay."
         )
 
 

@@ -3,9 +3,10 @@
 import importlib.util
 import inspect
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -15,7 +16,7 @@ from marlet.bridges.resolve import Factory
 from marlet.engine.evaluate import LONGEST
 from marlet.engine.host import HostEnv
 from marlet.envs.base import Env
-from marlet.errors import MarletError, StorageFault
+from marlet.errors import EnvironmentFault, MarletError, StorageFault
 from marlet.runs.policy import Policy
 
 Frame = UInt8[np.ndarray, "height width 3"]
@@ -43,20 +44,37 @@ def _play(policy: Policy, env: Env, seed: int) -> Episode:
     open_key, step_key = jax.random.split(jax.random.key(seed))
     step = jax.jit(lambda state, action, key: env.step(state, action, key=key))
     state, now = jax.jit(lambda key: env.reset(key=key))(open_key)
-    frames, rewards = [_drawn(env, state)], []
+    drawn = lambda: _picture(type(env).__name__, lambda: env.render(jax.device_get(state)))  # noqa: E731
+    frames, rewards = [drawn()], []
     while not now.over and len(rewards) < LONGEST:
         action = policy.act(np.asarray(now.obs), available=np.asarray(now.available))
         state, now = step(state, action, jax.random.fold_in(step_key, len(rewards)))
-        frames.append(_drawn(env, state))
+        frames.append(drawn())
         rewards.append(np.asarray(now.reward))
     return Episode(frames, np.stack(rewards))
 
 
-def _drawn(env: Env, state: object) -> Frame | str:
+def _picture(name: str, draw: Callable[[], Any]) -> Frame | str:
+    """What an environment draws.
+
+    Raises:
+        MarletError: if it draws nothing.
+        EnvironmentFault: if it fails, or gives neither a picture nor text.
+    """
     try:
-        return env.render(jax.device_get(state))
+        picture = draw()
     except NotImplementedError as cause:
-        raise MarletError(f"{type(env).__name__} cannot be watched: it has no `render`. Give it one.") from cause
+        raise MarletError(f"{name} cannot be watched: it has no `render`. Give it one.") from cause
+    except Exception as cause:
+        raise EnvironmentFault(
+            f"{name} cannot be watched: its `render` failed with {type(cause).__name__}: {cause}. Add --debug to see where."
+        ) from cause
+    if isinstance(picture, str) or np.shape(picture)[2:] == (3,):
+        return picture
+    raise EnvironmentFault(
+        f"{name} cannot be watched: its `render` gives {'nothing' if picture is None else type(picture).__name__}, but should "
+        "give a picture (height, width, 3) or text."
+    )
 
 
 def _play_host(policy: Policy, factory: Factory, seed: int) -> Episode:
@@ -68,19 +86,15 @@ def _play_host(policy: Policy, factory: Factory, seed: int) -> Episode:
         )
     with HostEnv(drawing, 1, workers=0) as env:
         now = env.reset(seed)
-        frames, rewards = [env.render()], []
+        drawn = lambda: _picture(factory.name, env.render)  # noqa: E731
+        frames, rewards = [drawn()], []
         while len(rewards) < LONGEST:
             action = policy.act(np.asarray(now.obs[0]), available=np.asarray(now.available[0]))
             next, now = env.step(np.asarray(action)[None])
             rewards.append(next.reward[0])
             if next.over[0]:
                 break
-            frames.append(env.render())
-    if not isinstance(frames[0], np.ndarray | str):
-        raise MarletError(
-            f"{factory.name} cannot be watched: with render_mode='rgb_array' it draws nothing. Let its `render` give a picture "
-            "(height, width, 3) or text."
-        )
+            frames.append(drawn())
     return Episode(frames, np.stack(rewards))
 
 
@@ -174,8 +188,8 @@ def blocks(frame: Frame, columns: int = 60) -> str:
 
 
 def _one_size(pictures: list[Frame]) -> list[Frame]:
-    """Pictures padded with white to the largest: text may grow from step to step."""
-    height, width = (max(picture.shape[axis] for picture in pictures) for axis in (0, 1))
+    """Pictures padded with white to the largest, since text may grow from step to step, and to even sides, as films have."""
+    height, width = (-(-max(picture.shape[axis] for picture in pictures) // 2) * 2 for axis in (0, 1))
     return [
         np.pad(p, ((0, height - p.shape[0]), (0, width - p.shape[1]), (0, 0)), constant_values=255) for p in pictures
     ]

@@ -15,7 +15,7 @@ from marlet.types import Spec, Step
 
 def check_spec(env: Env) -> None:
     """Every field of the spec is possible, and all of them fit the number of agents."""
-    spec = env.spec
+    spec = answered(env, "spec", lambda: env.spec)
     expect(
         env,
         isinstance(spec, Spec),
@@ -77,6 +77,16 @@ def check_spec(env: Env) -> None:
         f"{spec.obs_shape[0]} observed features",
         "Leave levels out where observations cannot be counted.",
     )
+
+
+def answered(env: Env, name: str, ask: Callable[[], Any]) -> Any:
+    """What the environment's own code gives outside compiled programs."""
+    try:
+        return ask()
+    except Exception as error:
+        raise EnvironmentFault(
+            f"{type(env).__name__}: {name} failed with {type(error).__name__}: {first_line(error)}. Add --debug to see where."
+        ) from error
 
 
 def whole(value: Any) -> bool:
@@ -213,7 +223,8 @@ def check_render(env: Env, reset: Callable, seed: int) -> None:
     """The picture is text, or an RGB frame of uint8; drawing nothing is allowed."""
     if type(env).render is Env.render:
         return
-    picture = env.render(jax.device_get(reset(jax.random.key(seed))[0]))
+    state = jax.device_get(reset(jax.random.key(seed))[0])
+    picture = answered(env, "render", lambda: env.render(state))
     expect(
         env,
         isinstance(picture, str)
