@@ -10,7 +10,7 @@ from relay import Relay
 
 from marlet.bridges.resolve import Factory, by_name, resolve
 from marlet.catalogue import make_env
-from marlet.errors import MarletError
+from marlet.errors import EnvironmentFault, MarletError
 
 
 def test_a_pettingzoo_name_gives_its_parallel_env_with_options():
@@ -104,11 +104,13 @@ def test_a_function_that_raises_and_one_that_gives_something_else(tmp_path, monk
         "def raises():\n    raise RuntimeError('no licence')\n\ndef gives():\n    return 3\n\n"
         "def exits():\n    raise SystemExit(2)\n\ndef forgets():\n    pass\n"
     )
-    with pytest.raises(MarletError, match=r"unfit:raises failed: RuntimeError: no licence\. Call it in Python"):
+    with pytest.raises(
+        EnvironmentFault, match=r"unfit:raises could not be built: RuntimeError: no licence\. Call it in Python"
+    ):
         make_env("unfit:raises")
     with pytest.raises(MarletError, match=r"is a builtins.int, but must be a `pettingzoo.ParallelEnv`"):
         make_env("unfit:gives")
-    with pytest.raises(MarletError, match=r"unfit:exits failed: SystemExit: 2\."):
+    with pytest.raises(EnvironmentFault, match=r"unfit:exits could not be built: SystemExit: 2\."):
         make_env("unfit:exits")
     with pytest.raises(MarletError, match=r"is a builtins\.NoneType, .* Does the function return it\?"):
         make_env("unfit:forgets")

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from marlet.errors import MarletError, nearest
+from marlet.errors import EnvironmentFault, MarletError, nearest
 
 CURES = {
     "mpe2": 'pip install "marlet[envs]"',
@@ -58,7 +58,8 @@ class Factory:
         """A new environment; whatever the function gives, unchecked.
 
         Raises:
-            MarletError: where an option is not one the function takes, or the function raises.
+            MarletError: where an option is not one the function takes.
+            EnvironmentFault: where the function raises, or would end the process.
         """
         target = self.target()
         try:
@@ -67,10 +68,11 @@ class Factory:
             raise
         except (Exception, SystemExit) as error:
             if isinstance(error, TypeError) and "unexpected keyword argument" in str(error):
-                said = f"{self.name} does not take one of the options {self.options}: {error}."
-            else:
-                said = f"{self.name} failed: {type(error).__name__}: {error}. Call it in Python, or add --debug, to see where."
-            raise MarletError(said) from error
+                raise MarletError(f"{self.name} does not take one of the options {self.options}: {error}.") from error
+            raise EnvironmentFault(
+                f"{self.name} could not be built: {type(error).__name__}: {error}. "
+                "Call it in Python, or add --debug, to see where."
+            ) from error
 
 
 def resolve(name: str, **options: Any) -> Factory:
