@@ -13,12 +13,13 @@ import subprocess
 import sys
 import threading
 import time
+import types
 
 import numpy as np
 import pytest
 
 import marlet
-from marlet import catalogue, cli, manual, sources
+from marlet import __main__, catalogue, cli, manual, sources
 from marlet.errors import CheckpointFault, MarletError
 from marlet.options import describe
 from marlet.runs import checkpoint
@@ -147,7 +148,7 @@ def test_steps_without_end_are_refused_from_python_too(home):
 
 
 def test_too_little_memory_is_told_in_one_sentence(capsys, home):
-    line = "train qmix spread --batch 1000000000 --steps 10 --quiet"
+    line = "train iql two_step --hidden 4 --batch 1000000000 --steps 10 --quiet"
     told = refused(capsys, *line.split(), "--out", str(home), code=6)
     assert "Memory is too small" in told
     assert "make one of these smaller: envs, length, hidden, memory, batch, capacity; or seeds" in told
@@ -211,6 +212,16 @@ def test_interruptions_end_with_130(capsys, monkeypatch):
     monkeypatch.setattr(cli, "dispatch", stop)
     assert cli.main(["train"]) == 130
     assert capsys.readouterr().err == "\nStopped; saved.\n"
+
+
+def test_an_interruption_while_the_command_is_imported(capsys, monkeypatch):
+    class Interrupted(types.ModuleType):
+        def __getattr__(self, name):
+            raise KeyboardInterrupt
+
+    monkeypatch.setitem(sys.modules, "marlet.cli", Interrupted("marlet.cli"))
+    assert __main__.main() == 130
+    assert capsys.readouterr().err == "\nStopped.\n"
 
 
 @pytest.mark.parametrize("words", ["list", "--version"])
@@ -539,6 +550,19 @@ def test_evaluating(run, capsys):
 def test_evaluating_elsewhere_needs_agents_that_fit(run, capsys):
     told = refused(capsys, "evaluate", str(run), "--env", "spread", "--env.agents", "2", "--episodes", "2")
     assert "trained with num_actions 2, but Spread has 5" in told
+
+
+def test_evaluating_where_something_seen_is_not_finite(run, tmp_path, monkeypatch, capsys):
+    (tmp_path / "blinding.py").write_text(
+        "import equinox as eqx\nimport jax.numpy as jnp\nfrom marlet.envs.two_step import TwoStep\n\n"
+        "class Blinding(TwoStep):\n"
+        "    def step(self, state, action, *, key):\n"
+        "        state, step = super().step(state, action, key=key)\n"
+        "        return state, eqx.tree_at(lambda s: s.obs, step, step.obs.at[1, 0].set(jnp.nan))\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    told = refused(capsys, "evaluate", str(run), "--env", "blinding:Blinding", "--episodes", "2", code=3)
+    assert "Blinding gave an observation or a reward that is not finite. Run `marlet check-env` on it." in told
 
 
 def test_what_was_learned_acts_in_ones_own_program(run):

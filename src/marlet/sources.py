@@ -7,6 +7,7 @@ part          a final subclass of an abstract class in `marlet.parts`, such as t
 
 import ast
 import dataclasses
+import gc
 import importlib
 import math
 import re
@@ -113,7 +114,13 @@ def _modules() -> dict[str, ast.Module]:
     """The syntax trees of all modules in which something can be found."""
     root = Path(__file__).parent
     files = [path for folder in ("algorithms", "envs", "parts") for path in sorted((root / folder).glob("*.py"))]
-    return {f"marlet.{path.parent.name}.{path.stem}": ast.parse(path.read_text("utf-8")) for path in files}
+    collecting = gc.isenabled()
+    gc.disable()  # a tree is many small objects that stay: to look for rubbish among them takes as long as to parse
+    try:
+        return {f"marlet.{path.parent.name}.{path.stem}": ast.parse(path.read_text("utf-8")) for path in files}
+    finally:
+        if collecting:
+            gc.enable()
 
 
 @cache
@@ -161,20 +168,23 @@ def _final(root: tuple[str, str]) -> dict[str, _Class]:
     return {name: found for (module, name), found in below.items() if (module, name) not in bases}
 
 
-def _abstract_parts() -> list[tuple[str, str]]:
+@cache
+def _abstract_parts() -> frozenset[tuple[str, str]]:
     """The abstract classes at the top of `marlet.parts`."""
-    return [
+    return frozenset(
         key
         for key, found in _classes().items()
         if found.module.startswith("marlet.parts.")
         and any(_resolved(found.module, base) == ("abc", "ABC") for base in found.node.bases)
-    ]
+    )
 
 
 @cache
 def final_classes() -> dict[str, _Class]:
     """Everything that a record may name."""
-    return {name: found for root in (ENV, ALGORITHM, *_abstract_parts()) for name, found in _final(root).items()}
+    return {
+        name: found for root in (ENV, ALGORITHM, *sorted(_abstract_parts())) for name, found in _final(root).items()
+    }
 
 
 @cache
@@ -184,7 +194,7 @@ def envs() -> dict[str, Entry]:
 
 @cache
 def parts() -> dict[str, Entry]:
-    return _entries({name: found for root in _abstract_parts() for name, found in _final(root).items()})
+    return _entries({name: found for root in sorted(_abstract_parts()) for name, found in _final(root).items()})
 
 
 def _entries(classes: dict[str, _Class]) -> dict[str, Entry]:
@@ -261,14 +271,19 @@ def _dictionary(node: ast.expr, known: Mapping[str, ast.expr]) -> dict[str, ast.
 
 def options_of(found: _Class) -> dict[str, Option]:
     """The options of a class, those it inherits first."""
+    return {name: told for holder in reversed(list(_line(found))) for name, told in _own_options(holder).items()}
+
+
+@cache
+def _own_options(found: _Class) -> dict[str, Option]:
+    """The options that a class adds to those it inherits, or says anew."""
     options = {}
-    for holder in reversed(list(_line(found))):
-        for node in holder.node.body:
-            if not (isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)):
-                continue
-            call = node.value
-            if isinstance(call, ast.Call) and _resolved(holder.module, call.func) == ("marlet.options", "option"):
-                options[node.target.id] = _option(holder.module, node.target.id, node, call)
+    for node in found.node.body:
+        if not (isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)):
+            continue
+        call = node.value
+        if isinstance(call, ast.Call) and _resolved(found.module, call.func) == ("marlet.options", "option"):
+            options[node.target.id] = _option(found.module, node.target.id, node, call)
     return options
 
 

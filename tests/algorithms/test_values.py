@@ -16,11 +16,14 @@ from marlet.engine.rollout import Tally, opening, rollout
 from marlet.envs.matrix import Matrix
 from marlet.envs.two_step import TwoStep
 from marlet.errors import MarletError
+from marlet.parts.mixers import Monotonic
 from marlet.types import Spec
 
 SMALL = dict(hidden=(32,), warmup=0, learning_rate=5e-3, learning_rate_end=5e-4, target_rate=0.05, sees_index=True)
 UNIFORM = dict(epsilon_start=1.0, epsilon_end=1.0)
-GAME = dict(envs=32, length=1, batch=64, capacity=2_000, learning_rate_steps=100_000, **SMALL, **UNIFORM)
+GAME = dict(envs=32, length=1, batch=64, capacity=2_000, **SMALL, **UNIFORM)
+QUICK = dict(learning_rate=1e-2, target_rate=0.1)
+MIXER = dict(mixer=Monotonic(size=16, hyper=32))
 
 pytestmark = pytest.mark.rough
 
@@ -55,14 +58,15 @@ def qtran_game():
 
 def test_vdn_fits_the_closest_sum_to_qtrans_game(qtran_game):
     env, obs, state = qtran_game
-    tables = tables_of_runs(vdn(**GAME), env, 4, obs, state, 100_000)
+    tables = tables_of_runs(vdn(**GAME, learning_rate_steps=100_000), env, 4, obs, state, 100_000)
     expected = [[-6.22, -4.89, -4.89], [-4.89, -3.56, -3.56], [-4.89, -3.56, -3.56]]
     np.testing.assert_allclose(np.median(tables, axis=0), expected, atol=0.25)
 
 
 def test_qmix_as_trained_gives_up_the_best_of_qtrans_game(qtran_game):
     env, obs, state = qtran_game
-    tables = tables_of_runs(qmix(**GAME), env, 8, obs, state, 100_000)  # 5 of 8 runs; the others find 8
+    algorithm = qmix(**GAME | QUICK | MIXER, learning_rate_steps=40_000)
+    tables = tables_of_runs(algorithm, env, 8, obs, state, 40_000)  # 5 of 8 runs; the others find 8
     expected = [[-8, -8, -8], [-8, 0, 0], [-8, 0, 0]]
     np.testing.assert_allclose(np.median(tables, axis=0), expected, atol=0.5)
 
@@ -70,12 +74,11 @@ def test_qmix_as_trained_gives_up_the_best_of_qtrans_game(qtran_game):
 @pytest.fixture(scope="module")
 def two_step():
     """What each algorithm learns in QMIX's two-step game from uniform data, trained once."""
+    options = GAME | QUICK | dict(discount=0.99, learning_rate_steps=30_000)
+    algorithms = {iql: iql(**options), vdn: vdn(**options), qmix: qmix(**options | MIXER)}
     return {
-        make: (
-            make(discount=0.99, **GAME),
-            train(TwoStep(), make(discount=0.99, **GAME), 100_000, 4, key=jax.random.key(1)),
-        )
-        for make in (iql, vdn, qmix)
+        make: (algorithm, train(TwoStep(), algorithm, 30_000, 4, key=jax.random.key(1)))
+        for make, algorithm in algorithms.items()
     }
 
 
@@ -118,7 +121,7 @@ def test_the_endless_game_is_worth_ten(make, known, length, n_step):
     # The clock cannot be seen, so a learner that takes it for a death fits the mean of what is left over the clock:
     # (1 - .9^k) / .1 averaged over k = 1..10, and less than the 6.5132 of the episode's beginning.
     options = SMALL | dict(discount=0.9, envs=8, batch=16, capacity=800, length=length, n_step=n_step, updates=4)
-    algorithm = make(**options)
+    algorithm = make(**options, **MIXER if make is qmix else {})
 
     def value(env, learned):
         _, step = env.reset(key=jax.random.key(0))

@@ -15,6 +15,8 @@ from marlet.envs.matrix import GAMES, Matrix
 from marlet.errors import MarletError
 from marlet.testing import check_env
 
+pytestmark = pytest.mark.rough
+
 KEY = jax.random.key(0)
 
 

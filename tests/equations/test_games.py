@@ -11,6 +11,8 @@ from scipy.optimize import linprog
 
 from marlet.equations.games import exploitability, nash_conv, zero_sum
 
+pytestmark = pytest.mark.rough
+
 ROCK_PAPER_SCISSORS = np.array([[0.0, -1, 1], [1, 0, -1], [-1, 1, 0]])
 MOST = 6
 solve = jax.jit(zero_sum)

@@ -20,6 +20,8 @@ import equilibrium
 import soccer
 import studies
 
+pytestmark = pytest.mark.rough
+
 STAND, FORWARD = 0, 4
 
 
@@ -44,12 +46,11 @@ def steps():
     env = Soccer(draw=0.0)
     play = jax.jit(jax.vmap(lambda state, action, key: env.step(state, action, key=key)))
     state, now = jax.jit(jax.vmap(lambda key: env.reset(key=key)))(jax.random.split(jax.random.key(0), 1000))
-    found = []
+    index, found = jax.jit(lambda step: entry(step.obs, env.spec.levels)), []
     for k in range(10):
         key, keys = jax.random.key(k), jax.random.split(jax.random.key(100 + k), 1000)
         action = jax.random.randint(key, (1000, 2), 0, 5)
         state, next = play(state, action, keys)
-        index = lambda step: entry(step.obs, env.spec.levels)  # noqa: E731
         found.append((index(now), action, index(next), next.reward[:, 0], next.alive[:, 0], now.alive[:, 0]))
         now = next
     return tuple(np.concatenate(column) for column in zip(*found, strict=True))

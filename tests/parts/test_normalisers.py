@@ -9,6 +9,8 @@ import pytest
 from marlet.parts.nets import Team
 from marlet.parts.normalisers import PopArt, Raw, Running, Statistics, preserved
 
+pytestmark = pytest.mark.rough
+
 USES = (0, 1, 1)
 
 

@@ -8,7 +8,7 @@ from jaxtyping import Array, Float, Int
 from marlet.algorithms.base import Algorithm, Learned
 from marlet.engine.rollout import reset, step
 from marlet.envs.base import Env
-from marlet.types import Key
+from marlet.types import Key, Step
 
 LONGEST = 1000
 """Steps after which an evaluation's episode is cut off where the environment has no horizon."""
@@ -18,7 +18,7 @@ class Scores(eqx.Module):
     """The first episode of each environment."""
 
     score: Float[Array, "B n"]
-    """Reward summed over the episode, of each agent."""
+    """Reward summed over the episode, of each agent; not a number where one saw something that is not finite."""
     length: Int[Array, " B"]
     solved: Array
     """Whether the world ended it, rather than the clock (Bool "B")."""
@@ -34,7 +34,7 @@ def play_episodes(
     open_key, play_key = jax.random.split(key)
     state, now = reset(env, jnp.arange(episodes), key=open_key)
     memory = algorithm.blank(learned, episodes)
-    scores = Scores(jnp.zeros(now.reward.shape), jnp.zeros(episodes, jnp.int32), jnp.zeros(episodes, bool))
+    scores = Scores(_paid(now, 0.0), jnp.zeros(episodes, jnp.int32), jnp.zeros(episodes, bool))
 
     def body(carry):
         count, state, now, memory, done, scores = carry
@@ -42,7 +42,7 @@ def play_episodes(
         memory, action, _ = algorithm.act(learned, memory, now, key=act_key, greedy=greedy)
         state, now = step(env, state, action, key=step_key)
         scores = Scores(
-            score=scores.score + jnp.where(done[:, None], 0.0, now.reward),
+            score=scores.score + jnp.where(done[:, None], 0.0, _paid(now, now.reward)),
             length=scores.length + ~done,
             solved=scores.solved | (~done & now.over & ~now.truncated),
         )
@@ -51,3 +51,8 @@ def play_episodes(
     limit = env.spec.horizon or LONGEST
     start = (jnp.zeros((), jnp.int32), state, now, memory, jnp.zeros(episodes, bool), scores)
     return jax.lax.while_loop(lambda carry: (carry[0] < limit) & ~carry[4].all(), body, start)[5]
+
+
+def _paid(now: Step, reward: float | Float[Array, "B n"]) -> Float[Array, "B n"]:
+    """The reward; not a number where what was seen is none."""
+    return jnp.where(jnp.isfinite(now.obs).all(-1), reward, jnp.nan)

@@ -12,7 +12,7 @@ from marlet.engine.host import HostEnv
 from marlet.engine.host_train import EVALUATION_COPIES, greedy, judged
 from marlet.engine.train import judged_alone
 from marlet.envs.base import Env
-from marlet.errors import MarletError
+from marlet.errors import EnvironmentFault, MarletError
 from marlet.runs.policy import Policy
 from marlet.types import Spec
 
@@ -68,6 +68,7 @@ def evaluate(policy: Policy, env: Env | Factory, *, episodes: int = 512, again: 
 
     Raises:
         MarletError: if the environment's agents do not see or do what the policy was trained for.
+        EnvironmentFault: if the environment breaks its contract.
     """
     seed = policy.seed if again else FRESH
     algorithm, learned = policy.algorithm, policy.learned
@@ -79,6 +80,10 @@ def evaluate(policy: Policy, env: Env | Factory, *, episodes: int = 512, again: 
         _check_fit(policy, env.spec, type(env).__name__)
         spec = env.spec
         scores = judged_alone(env, algorithm, learned, episodes, seed=seed)
+        if not np.isfinite(scores.score).all():
+            raise EnvironmentFault(
+                f"{type(env).__name__} gave an observation or a reward that is not finite. Run `marlet check-env` on it."
+            )
     told = (np.asarray(leaf) for leaf in (scores.score, scores.length, scores.solved))
     return Evaluation(spec.names, *told, teams=spec.teams, seed=policy.seed)
 
