@@ -20,12 +20,13 @@ from jaxtyping import Array, Float
 from studies import options, report, told
 
 import marlet
-from marlet.algorithms.sides import Sides, Together, step_of, with_replay
+from marlet.algorithms.sides import Sides, Together, with_replay
 from marlet.engine.devices import one_device_per_core
 from marlet.engine.train import Training
 from marlet.envs.matrix import Matrix, opposed
 from marlet.equations.distributions import log_chances
 from marlet.equations.games import nash_conv, zero_sum
+from marlet.parts.members import step_of
 
 GAMES = {
     "matching pennies": ((1, -1), (-1, 1)),

@@ -14,9 +14,10 @@ from typing import cast
 
 from studies import options, report, told, trained
 
-from marlet.algorithms.sides import members_of, versus
+from marlet.algorithms.sides import versus
 from marlet.catalogue import accepts, algorithm_entry, algorithm_names, make_algorithm, make_env
 from marlet.envs.base import Env
+from marlet.parts.members import members_of
 
 NETWORKS = ("spread", "speaker_listener", "drones", "spread --continuous", "reach")
 TABLES = ("matrix", "two_step", "grid", "drones")

@@ -16,7 +16,7 @@ from mortal import Mortal
 import marlet
 from marlet.algorithms.policies import ia2c, ippo
 from marlet.algorithms.scripts import Script, idle, random
-from marlet.algorithms.sides import Frozen, Sides, bare, members_of, spec_of, step_of, versus, with_replay
+from marlet.algorithms.sides import Frozen, Sides, bare, versus, with_replay
 from marlet.algorithms.values import iql
 from marlet.catalogue import rebuild
 from marlet.engine.rollout import Tally, opening, rollout
@@ -24,6 +24,7 @@ from marlet.engine.train import Training
 from marlet.envs.matrix import Matrix
 from marlet.errors import CheckpointFault, MarletError
 from marlet.options import describe, option
+from marlet.parts.members import members_of, spec_of, step_of
 from marlet.types import Spec
 
 MIXED = Spec(num_agents=5, num_actions=7, obs_shape=(1,), state_size=1, teams=(1, 0, 1, 0, 1), kinds=(2, 0, 4, 0, 2))

@@ -14,8 +14,9 @@ from marlet.algorithms.scripts import Chance
 from marlet.errors import MarletError
 from marlet.options import option
 from marlet.parts.heads import Action
+from marlet.parts.members import members_of, rollout_of, rows_of, rows_of_each, spec_of, step_of
 from marlet.parts.replay import Replay
-from marlet.types import Key, Memory, Metrics, Rollout, Spec, Step, Transition
+from marlet.types import Key, Memory, Metrics, Rollout, Spec, Step
 
 
 class League(eqx.Module):
@@ -175,7 +176,7 @@ class Sides(Algorithm):
                 for h, half_key in enumerate(jax.random.split(keys[k])):
                     rows = slice(half * h, half * (h + 1))
                     one = learned.sides[k] if h == k else past
-                    parts.append(side.act(one, _rows(memory[k], rows), _rows(seen, rows), key=half_key))
+                    parts.append(side.act(one, rows_of_each(memory[k], rows), rows_of_each(seen, rows), key=half_key))
                 remembered, action, extra = jax.tree.map(lambda *halves: jnp.concatenate(halves), *parts)
             memories.append(remembered)
             actions.append(action)
@@ -237,63 +238,6 @@ def frozen_in(algorithm: Algorithm) -> list[Frozen]:
     if isinstance(algorithm, Sides):
         return [one for side in algorithm.sides for one in frozen_in(side)]
     return [algorithm] if isinstance(algorithm, Frozen) else []
-
-
-def members_of(spec: Spec) -> list[tuple[int, ...]]:
-    """The agents of each team, in the order of the teams."""
-    return [tuple(i for i, team in enumerate(spec.teams) if team == one) for one in sorted(set(spec.teams))]
-
-
-def spec_of(spec: Spec, members: tuple[int, ...]) -> Spec:
-    """What one team may know of the environment."""
-    kinds = [spec.kinds[i] for i in members]
-    ranks = {kind: rank for rank, kind in enumerate(dict.fromkeys(kinds))}
-    return replace(
-        spec,
-        num_agents=len(members),
-        kinds=tuple(ranks[kind] for kind in kinds),
-        teams=(0,) * len(members),
-        names=tuple(spec.names[i] for i in members),
-    )
-
-
-def step_of(step: Step, members: tuple[int, ...]) -> Step:
-    """The rows of one team; the state is everyone's."""
-    who = np.array(members)
-    return Step(
-        obs=step.obs[..., who, :],
-        state=step.state,
-        available=step.available[..., who, :],
-        reward=step.reward[..., who],
-        alive=step.alive[..., who],
-        truncated=step.truncated,
-        cost=step.cost[..., who],
-    )
-
-
-def rollout_of(rollout: Rollout, members: tuple[int, ...], side: int) -> Rollout:
-    """What one team has lived through."""
-    t = rollout.transitions
-    transitions = Transition(
-        now=step_of(t.now, members),
-        action=t.action[:, :, np.array(members)],
-        next=step_of(t.next, members),
-        first=t.first,
-        extra=t.extra[side],
-    )
-    return Rollout(transitions=transitions, memory=rollout.memory[side])
-
-
-def rows_of(rollout: Rollout, rows: slice) -> Rollout:
-    """Some of the environments."""
-    return Rollout(
-        transitions=jax.tree.map(lambda leaf: leaf[:, rows], rollout.transitions),
-        memory=_rows(rollout.memory, rows),
-    )
-
-
-def _rows(tree: PyTree[Array], rows: slice) -> PyTree[Array]:
-    return jax.tree.map(lambda leaf: leaf[rows], tree)
 
 
 def bare(learned: Learned) -> list[Array]:

@@ -13,40 +13,19 @@ from jaxtyping import Array, Float, Int, PyTree, UInt32
 from marlet.algorithms.base import Algorithm
 from marlet.engine.devices import Placement, bytes_of, fresh, whole
 from marlet.engine.evaluate import Scores, play_episodes
+from marlet.engine.faults import Fault, told
 from marlet.engine.rollout import Tally, World, opening, rollout
 from marlet.engine.stateless import read_by
 from marlet.envs.base import Env
-from marlet.errors import EnvironmentFault, NonFinite
+from marlet.errors import NonFinite
 from marlet.keys import new_key
 from marlet.parts.replay import Replay
 from marlet.parts.shards import apart
-from marlet.types import Key, Metrics, Rollout, Spec, where
+from marlet.types import Key, Metrics, Rollout, Spec
 
 # What a seed's random numbers are for. Each purpose has its own stream, so that evaluating more often, or not at all,
 # changes nothing in training.
 INITIALISE, TRAIN, EVALUATE = 0, 1, 2
-
-FAULTS = {
-    1: "gave a reward that is not finite",
-    2: "gave an observation that is not finite",
-    3: "left a live agent no legal action",
-    4: "gave a cost that is not finite",
-    5: "gave a state that is not finite",
-}
-STATE = 5
-
-
-class Fault(eqx.Module):
-    """Each environment's first breach of its contract; `kind` 0 while there is none."""
-
-    kind: Int[Array, " B"]
-    iteration: Int[Array, " B"]
-    step: Int[Array, " B"]
-    agent: Int[Array, " B"]
-
-    @staticmethod
-    def none(batch: int) -> "Fault":
-        return Fault(*(jnp.zeros(batch, jnp.int32) for _ in range(4)))
 
 
 class Progress(eqx.Module):
@@ -133,7 +112,9 @@ class Training:
             NonFinite: if a weight or table entry is not finite any more.
         """
         self.progress = self._advance(self.progress, jnp.asarray(iterations, jnp.int32))
-        self._check_fault()
+        faults = self._placement.taken([turn.fault for turn in self.progress])
+        if fault := told(self.name, self.spec, faults, self.seeds, self.algorithm.length):
+            raise fault
         if not all(all_finite(turn.learned) for turn in self.progress):
             raise not_finite(self.iteration * self.steps_per_iteration)
 
@@ -180,19 +161,6 @@ class Training:
 
     def close(self) -> None:
         """Nothing to let go of: there for the sake of environments on the host."""
-
-    def _check_fault(self) -> None:
-        fault = self._placement.taken([turn.fault for turn in self.progress])
-        if not fault.kind.any():
-            return
-        steps = np.where(fault.kind > 0, fault.iteration * self.algorithm.length + fault.step, np.iinfo(np.int32).max)
-        s, env = np.unravel_index(np.argmin(steps), steps.shape)
-        kind = int(fault.kind[s, env])
-        whose = "" if kind == STATE else f"agent {self.spec.names[int(fault.agent[s, env])]}, "
-        raise EnvironmentFault(
-            f"{self.name} {FAULTS[kind]}: seed {self.seeds[s]}, environment {env}, {whose}after "
-            f"{steps[s, env]} steps of each environment. Run `marlet check-env` on it."
-        )
 
 
 def _collected(progress: Progress) -> tuple[Tally, dict[str, Array], dict[str, Array]]:
@@ -291,31 +259,10 @@ def _advance(learn: Callable, reads_state: bool, progress: Progress, iterations:
             tally=tally,
             sums={name: p.sums[name] + jnp.where(number[name], metrics[name], 0.0) for name in metrics},
             counts={name: p.counts[name] + number[name] for name in metrics},
-            fault=_first_fault(p, played, reads_state),
+            fault=p.fault.after(p.iteration, played, reads_state),
         )
 
     return jax.lax.fori_loop(0, iterations, body, progress)
-
-
-def _first_fault(p: Progress, played: Rollout, reads_state: bool) -> Fault:
-    t = played.transitions
-    breaches = [
-        ~jnp.isfinite(t.next.reward),
-        ~(jnp.isfinite(t.now.obs) & jnp.isfinite(t.next.obs)).all(-1),
-        t.now.alive & ~t.now.available.any(-1),
-        ~jnp.isfinite(t.next.cost),
-    ]
-    if reads_state:
-        breaches.append(jnp.broadcast_to(~jnp.isfinite(t.next.state).all(-1, keepdims=True), t.next.cost.shape))
-    breaches = jnp.stack(breaches)  # kinds T B n
-    any_kind = breaches.any((0, 3))
-    step = jnp.argmax(any_kind, axis=0)
-    there = jnp.take_along_axis(breaches, step[None, None, :, None], axis=1)[:, 0]  # kinds B n
-    agent = jnp.argmax(there.any(0), axis=-1)
-    kind = 1 + jnp.argmax(jnp.take_along_axis(there, agent[None, :, None], axis=2)[..., 0], axis=0)
-    fault = Fault(kind, jnp.broadcast_to(p.iteration, step.shape), step, agent)
-    fault = jax.tree.map(lambda leaf: leaf.astype(jnp.int32), fault)
-    return where(any_kind.any(0) & (p.fault.kind == 0), fault, p.fault)
 
 
 def _evaluate(env: Env, algorithm: Algorithm, episodes: int, seed_and_learned: tuple[Array, Any]) -> Scores:

@@ -2,14 +2,10 @@
 
 import contextlib
 import dataclasses
-import os
 import shutil
-import signal
 import sys
-import threading
 import time
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import jax
@@ -24,10 +20,10 @@ from marlet.options import describe, whole
 from marlet.runs import checkpoint
 from marlet.runs.directory import Lock, MetricsFile, Run, create, damaged, written
 from marlet.runs.progress import ProgressLine
+from marlet.runs.signals import Signals
 
 CHUNK_SECONDS = 1.0
 """How long the compiled program may run before the host looks up: Ctrl-C is noticed within it."""
-EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
 TABLE_ENTRIES = 1_000_000
 """Tables with more entries than this are not kept over time."""
 
@@ -154,7 +150,7 @@ class _Loop:
         """Train to the end; what is finished already is left as it is."""
         training = self.training
         finished = min(training.iteration, self.row) >= self.total
-        with _Signals(self.line.live) as signals, self.line:
+        with Signals(self.line.live) as signals, self.line:
             for mark in self.marks:
                 while training.iteration < mark:
                     self._advance(min(self.chunk, mark - training.iteration))
@@ -234,38 +230,6 @@ class _Loop:
         label = f"{self.training.iteration:010d}"
         checkpoint.write(self.run.checkpoints, label, self.training.snapshot(), notes)
         self.saved = time.monotonic()
-
-
-class _Signals:
-    """Turns Ctrl-C and SIGTERM into a wish that is granted at the next chunk; a second one is granted at once."""
-
-    def __init__(self, live: bool):
-        """`live`: somebody looks on, and is told that the first one was heard."""
-        self._live = live
-
-    def __enter__(self) -> "_Signals":
-        self.caught: int | None = None
-        self._before = {}
-        if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._note) for number in EXIT_CODES}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _note(self, number: int, _: FrameType | None) -> None:
-        if self.caught is not None:
-            raise SystemExit(EXIT_CODES[signal.Signals(number)])
-        self.caught = number
-        if self._live:  # past the buffers, which may be in the middle of something
-            os.write(2, b"\nStopping when this part is done and saved; Ctrl-C again stops at once, unsaved.\n")
-
-    def leave(self, path: Path) -> None:
-        """Stop, now that everything is saved."""
-        if self.caught == signal.SIGTERM:
-            raise SystemExit(EXIT_CODES[signal.SIGTERM])
-        raise KeyboardInterrupt(f"Stopped; saved. Go on with: marlet train --resume {path}")
 
 
 def summary(scores: Scores, teams: tuple[int, ...]) -> dict[str, float]:
