@@ -101,7 +101,7 @@ def refused(capsys, *argv, code=2):
         ("train qmix spread --steps inf", "steps is 'inf', but must be a whole number"),
         ("train qmix grid --env.placement foo", "must be groups of numbers, such as [[0,0],[4,4]]"),
         ("train qmix grid --env.placement 0,0,4,4", "must be groups of numbers, such as [[0,0],[4,4]]"),
-        ("train qmix spread --learning-rate -1", "must be at least 0.0"),
+        ("train qmix spread --learning-rate -1", "must be at least 0 "),
         ("train qmix spread --env.agents 99", "must be from 1 to 32"),
         (
             "train --resume runs/x --steps 5",
@@ -413,7 +413,7 @@ def test_a_run_is_repeated_from_its_own_record(reached, tmp_path):
         tmp_path / "options.json",
         {"steps": 5000, "seeds": 2, "seed": 3, "save_every": 7.5, "tensorboard": True},
     )
-    made = catalogue.make_algorithm("qmix", {"mixer.size": 8, "hidden": (), "max_gradient": math.inf, "double": False})
+    made = catalogue.make_algorithm("qmix", {"mixer.size": 8, "hidden": (), "max_gradient": 1e3, "double": False})
     pairs = [("qmix", made, "grid", catalogue.make_env("grid", {"placement": [[0, 0], [4, 4]]}))]
     pairs += [
         (name, catalogue.make_algorithm(name), "two_step", marlet.TwoStep()) for name in catalogue.algorithm_names()
@@ -448,7 +448,7 @@ def test_a_run_is_repeated_from_its_own_record(reached, tmp_path):
         ('{"options": {"resume": "x"}}', "has no option --resume"),
         ('{"options": {"hidden": {"units": 8}}}', "hidden is"),
         ('{"options": {"envs": null}}', "must be a whole number"),
-        ('{"options": {"discount": 7}}', "must be from 0.0 to 1.0"),
+        ('{"options": {"discount": 7}}', "must be from 0 to 1"),
     ],
 )
 def test_a_file_of_options_that_does_not_fit_is_told_in_one_sentence(capsys, tmp_path, content, message):
@@ -460,7 +460,10 @@ def test_a_file_of_options_that_does_not_fit_is_told_in_one_sentence(capsys, tmp
 
 def test_a_name_that_is_taken_is_refused(run, capsys):
     told = refused(capsys, "train", "tabular_iql", "two_step", *TINY, "--out", str(run.parent), "--name", "first")
-    assert "exists already" in told
+    assert f"exists already. Go on with it by --resume {run}" in told
+    shutil.copytree(run, run.parent / "never-saved", ignore=shutil.ignore_patterns("0*"))
+    told = refused(capsys, "train", "tabular_iql", "two_step", *TINY, "--out", str(run.parent), "--name", "never-saved")
+    assert "exists already. It has no checkpoint to go on from: choose another --name, or remove it." in told
 
 
 def test_a_finished_run_can_be_resumed(run, capsys):

@@ -47,6 +47,13 @@ def test_numbers_of_numpy_and_whole_floats_are_numbers(tmp_path):
             marlet.evaluate(run.path, episodes=episodes)
 
 
+def test_one_run_is_compared_by_its_path_and_none_not_at_all(tmp_path):
+    run = marlet.train("two_step", "tabular_iql", steps=10, out=tmp_path, quiet=True)
+    assert str(marlet.compare(str(run.path))) == str(marlet.compare([run.path]))
+    with pytest.raises(MarletError, match="nothing to compare"):
+        marlet.compare([])
+
+
 @pytest.mark.parametrize("episodes", [0, -1, 2.5])
 def test_check_env_plays_at_least_one_episode(episodes):
     with pytest.raises(MarletError, match="episodes is"):

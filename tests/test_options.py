@@ -37,6 +37,8 @@ class Holder:
         ("number", "1", "a number (seconds)"),
         ("number", False, "a number"),
         ("number", None, "a number"),
+        ("number", float("inf"), "finite"),
+        ("number", float("nan"), "finite"),
         ("switch", 1, "True or False"),
         ("switch", "false", "True or False"),
         ("text", 3, "text"),

@@ -222,7 +222,7 @@ def watch(command: Command, words: list[str], given: Given) -> None:
     policy = door.load(path, seed=own["seed"])
     episode = show.play(policy, door.env_of_run(Run(path), env()), seed=own["episode"])
     if own["terminal"] or (isinstance(episode.frames[0], str) and own["out"] is None):
-        print("\n".join(show.told(episode, policy.spec.names)))
+        show.perform(episode, policy.spec.names)
         return
     show.check_output(out)
     print(show.save(episode, out))

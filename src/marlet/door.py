@@ -193,7 +193,7 @@ def evaluate(
     return evaluation.evaluate(load(path, seed=seed), env_of_run(Run(path), env), episodes=episodes, again=again)
 
 
-def compare(paths: Sequence[str | Path], out: str | Path | None = None) -> list[dict[str, Any]]:
+def compare(paths: str | Path | Sequence[str | Path], out: str | Path | None = None) -> list[dict[str, Any]]:
     """A row for each run, and where it has several teams for each of them; with `out`, also `curves.png`, `table.csv` and
     `table.md` in that directory.
 
@@ -201,7 +201,9 @@ def compare(paths: Sequence[str | Path], out: str | Path | None = None) -> list[
         MarletError: if a path is no run or has no evaluations yet.
         StorageFault: if `out` cannot be written.
     """
-    runs = [Run(path) for path in paths]
+    runs = [Run(path) for path in ([paths] if isinstance(paths, str | Path) else paths)]
+    if not runs:
+        raise MarletError("There is nothing to compare: name at least one run.")
     rows = report.table(runs)
     if out is not None:
         folder = Path(out)

@@ -95,17 +95,24 @@ def _check(owner: str, field: dataclasses.Field, value: Any) -> None:
             f"{owner}: {field.name} is {value!r}, but must be one of {', '.join(map(str, choices))}."
             + (close if "Did you mean" in close else "")
         )
+    if isinstance(value, float) and not math.isfinite(value):
+        raise MarletError(f"{owner}: {field.name} is {value}, but must be finite ({field.metadata['help']}).")
     if not isinstance(value, (int, float)) or (low is None and high is None):
         return
-    if math.isnan(value) or (low is not None and value < low) or (high is not None and value > high):
+    if (low is not None and value < low) or (high is not None and value > high):
         bounds = (
-            f"from {low} to {high}"
+            f"from {_number(low)} to {_number(high)}"
             if None not in (low, high)
-            else f"at least {low}"
+            else f"at least {_number(low)}"
             if high is None
-            else f"at most {high}"
+            else f"at most {_number(high)}"
         )
         raise MarletError(f"{owner}: {field.name} is {value}, but must be {bounds} ({field.metadata['help']}).")
+
+
+def _number(bound: float) -> str:
+    """With all its digits where it is whole."""
+    return str(int(bound)) if bound == int(bound) else f"{bound:g}"
 
 
 def whole(name: str, value: Any, low: int = 1) -> int:
@@ -142,10 +149,15 @@ def _plain(value: Any) -> Any:
     return value.tolist() if hasattr(value, "tolist") else value
 
 
+def _who(holder: Any) -> str:
+    """What a user calls it: an algorithm's own name, or the class."""
+    return getattr(holder, "name", "") or type(holder).__name__
+
+
 def changed(holder: Any, **options: Any) -> Any:
     """A copy with other options; an unknown name is refused with the nearest real one."""
     known = [field.name for field in dataclasses.fields(holder)]
     for name in options:
         if name not in known:
-            raise MarletError(f"{type(holder).__name__} has no option '{name}'.{nearest(name, known)}")
+            raise MarletError(f"{_who(holder)} has no option '{name}'.{nearest(name, known)}")
     return dataclasses.replace(holder, **options)

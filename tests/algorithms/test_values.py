@@ -278,7 +278,12 @@ def test_what_does_not_fit_is_refused_with_the_cure():
     with pytest.raises(MarletError, match=r"2 teams.*iql"):
         vdn().check(teams)
     iql().check(teams)
-    with pytest.raises(MarletError, match="Did you mean 'discount'"):
+    with pytest.raises(MarletError, match=r"2 teams.*--versus"):
+        qmix().check(teams)
+    with pytest.raises(MarletError, match=r"vdn: n_step is 6, but the replay's sequences have 5 steps"):
+        vdn(n_step=6, length=5).check(dataclasses.replace(teams, teams=(0, 0)))
+    vdn(n_step=5, length=5).check(dataclasses.replace(teams, teams=(0, 0)))
+    with pytest.raises(MarletError, match=r"qmix has no option 'discout'.* Did you mean 'discount'"):
         qmix(discout=0.9)
-    with pytest.raises(MarletError, match=r"from 0\.0 to 1\.0"):
+    with pytest.raises(MarletError, match=r"from 0 to 1 "):
         qmix(discount=1.5)

@@ -63,6 +63,7 @@ class Countdown(Env):
 def test_a_sound_environment_passes(env):
     passed = check_env(env)
     assert {"spec", "purity", "deaths", "one compilation"} <= set(passed)
+    assert ("levels" in passed, "render" in passed) == (bool(env.spec.levels), False)  # it draws nothing
     assert len(set(passed)) == len(passed)
 
 

@@ -126,6 +126,9 @@ def test_improvements_are_told_of_runs_in_the_same_task(tmp_path):
         a_run(tmp_path, "three", env={"type": "Grid"}),
     ]
     assert report.improvements(runs) == ["vdn beats qmix with probability 1.00 [1.00, 1.00]"]
+    alone = a_run(tmp_path, "alone", "vdn", returns=[(0, 2)])
+    (told,) = report.improvements([runs[0], alone])
+    assert told.startswith("One seed alone tells nothing")
 
 
 def test_runs_of_different_length_are_told(tmp_path):

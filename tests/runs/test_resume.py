@@ -182,6 +182,7 @@ def test_a_run_killed_and_then_stopped_ends_where_it_would_have_ended(home, whol
     wait_for(process, lambda: latest(path) != before)
     told = stopped(process, number)
     assert (process.returncode, "Traceback" in told) == (code, False), told
+    assert f"Go on with: marlet train --resume {path}" in told
     assert checkpoint.newest(path / "checkpoints")[0].notes["iteration"] > int(before)
     done(begin(home, "--resume", str(path), "--quiet"))
     assert not list((path / "checkpoints").glob(".*"))

@@ -105,6 +105,27 @@ def test_pictures_in_a_terminal_show_their_colours():
     assert "48;2;255;0;0m" in lines[1]
 
 
+def test_frames_follow_each_other_in_a_terminal_and_no_colours_go_elsewhere(capsys, monkeypatch):
+    episode = watch.Episode([np.zeros((20, 20, 3), np.uint8)] * 2, np.ones((1, 2)))
+    watch.perform(episode, ("a", "b"), seconds=0)
+    assert capsys.readouterr().out == "step 0\n\nstep 1  a +1.00  b +1.00\n\n"
+    watch.perform(watch.Episode(["here", "there"], np.ones((1, 1))), ("a",), seconds=0)
+    assert capsys.readouterr().out == "step 0\nhere\n\nstep 1  a +1.00\nthere\n\n"
+    monkeypatch.setattr(watch.sys.stdout, "isatty", lambda: True, raising=False)
+    watch.perform(episode, ("a", "b"), seconds=0)
+    first, *frames = capsys.readouterr().out.split("\x1b[H\x1b[J")
+    assert (first, len(frames)) == ("", 2)
+    assert all("48;2;0;0;0m" in frame for frame in frames)
+
+
+def test_a_picture_is_no_larger_than_the_terminal(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("LINES", "24")
+    assert len(watch.blocks(np.zeros((300, 300, 3), np.uint8)).split("\n")) == 21
+    monkeypatch.setenv("COLUMNS", "30")
+    assert len(watch.blocks(np.zeros((300, 300, 3), np.uint8)).split("\n")) == 15
+
+
 def test_a_pettingzoo_environment_is_watched_and_played(spread):
     pytest.importorskip("mpe2")
     factory = resolve("pettingzoo:mpe2.simple_spread_v3", max_cycles=3)

@@ -85,7 +85,10 @@ def needs_one_team(name: str, spec: Spec, *, cure: str) -> None:
     """
     teams = len(set(spec.teams))
     if teams > 1:
-        raise MarletError(f"{name} learns one value for one team, but this environment has {teams} teams. {cure}")
+        raise MarletError(
+            f"{name} learns one value for one team, but this environment has {teams} teams. {cure} "
+            "Or let it play one of them, and say by --versus what plays the others."
+        )
 
 
 def needs_sequences(name: str, minibatches: int, envs: int, sequences: int) -> None:

@@ -13,7 +13,7 @@ from marlet.algorithms.base import Algorithm, needs_one_team
 from marlet.equations.distributions import draw_choice, log_chances, straight_through
 from marlet.equations.schedules import counted, linear
 from marlet.options import changed, option
-from marlet.parts.descent import mean_of, numbers_of, optimiser
+from marlet.parts.descent import mean_of, moved, numbers_of, once, optimiser
 from marlet.parts.experience import Experience, at_cuts, following
 from marlet.parts.heads import Action, Squashed
 from marlet.parts.mixers import Apart, Mixer, Monotonic
@@ -182,14 +182,10 @@ class ActorCritic(Algorithm):
             keys = jax.random.split(key, self.updates)
             return jax.lax.scan(lambda parts, key: self._improve(parts, replay, rollout.axis, key=key), parts, keys)
 
-        def wait(parts: Learned):
-            shapes = jax.eval_shape(improve, parts)[1]
-            return parts, jax.tree.map(lambda leaf: jnp.full(leaf.shape, jnp.nan, leaf.dtype), shapes)
-
         # The replay is only read in there: carried along it would be copied.
         parts = replace(learned, replay=(), steps=steps)
-        parts, metrics = jax.lax.cond(steps >= self.warmup, improve, wait, parts)
-        return replace(parts, replay=replay), jax.tree.map(jnp.nanmean, metrics)
+        parts, metrics = once(steps >= self.warmup, improve, parts)
+        return replace(parts, replay=replay), jax.tree.map(jnp.mean, metrics)
 
     def _improve(self, learned: Learned, replay: Replay, axis: str | None, *, key: Key) -> tuple[Learned, Metrics]:
         """A step of the critics; then, when it is their turn, of the actors, the temperature and the targets."""
@@ -202,7 +198,7 @@ class ActorCritic(Algorithm):
             jax.grad(self._critic_loss, has_aux=True)(learned.online.critics, learned.spec, e, targets, judged), axis
         )
         way, critic_optimiser = optimiser(self.max_gradient).update(gradient, learned.critic_optimiser)
-        critics = _moved(learned.online.critics, way, rate)
+        critics = moved(learned.online.critics, way, rate)
 
         gradient, (gain, surplus) = averaged(
             jax.grad(self._actor_loss, has_aux=True)(
@@ -215,7 +211,7 @@ class ActorCritic(Algorithm):
         turn = updates % self.delay == 0
         taken = lambda new, old: jax.tree.map(lambda a, b: jnp.where(turn, a, b), new, old)  # noqa: E731
         online = Nets(
-            actor=taken(_moved(learned.online.actor, way, self.actor_rate * rate), learned.online.actor),
+            actor=taken(moved(learned.online.actor, way, self.actor_rate * rate), learned.online.actor),
             critics=critics,
         )
         # The temperature rises while there is less entropy than is sought (Haarnoja et al. 2018, arXiv:1812.05905, eq. 18).
@@ -345,10 +341,6 @@ class ActorCritic(Algorithm):
 def as_vectors(spec: Spec, action: Action, available: Bool[Array, "*batch n a"]) -> Float[Array, "*batch n a"]:
     """Actions as critics see them: vectors with zeros for components an agent does not have, choices one-hot."""
     return jnp.where(available, action, 0.0) if spec.continuous else jax.nn.one_hot(action, spec.num_actions)
-
-
-def _moved(tree: PyTree, way: PyTree, rate: Float[Array, ""]) -> PyTree:
-    return jax.tree.map(lambda weight, step: weight - rate * step, tree, way)
 
 
 def maddpg(**options) -> ActorCritic:

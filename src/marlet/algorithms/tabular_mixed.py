@@ -151,7 +151,7 @@ class MinimaxQ(Tabular):
         if spec.num_agents != 2 or len(set(spec.teams)) != 2:
             raise MarletError(
                 f"Minimax-Q is for two agents with opposed aims, but this environment has {spec.num_agents} agents in "
-                f"{len(set(spec.teams))} teams. Use wolf_phc or tabular_iql."
+                f"{len(set(spec.teams))} team(s). Use it in a game of two players, such as soccer."
             )
         needs_table("Minimax-Q", spec, 2 * entries_of(spec.levels) * spec.num_actions**2)
 

@@ -13,8 +13,9 @@ from marlet.algorithms.base import Algorithm, needs_choices, needs_one_team
 from marlet.equations.choices import chosen, epsilon_greedy, masked
 from marlet.equations.returns import continues, n_step_returns
 from marlet.equations.schedules import counted, linear
+from marlet.errors import MarletError
 from marlet.options import changed, option
-from marlet.parts.descent import mean_of, numbers_of, optimiser
+from marlet.parts.descent import mean_of, moved, numbers_of, once, optimiser
 from marlet.parts.experience import Experience, at_cuts, following
 from marlet.parts.mixers import Apart, Mixer, Monotonic, Sum
 from marlet.parts.nets import Team, soft_update, uses_of
@@ -67,7 +68,7 @@ class QLearning(Algorithm):
     reward_scale: float = option(
         1.0, "factor on rewards before they are learned from; what is reported keeps its units"
     )
-    n_step: int = option(1, "rewards summed before bootstrapping", low=1)
+    n_step: int = option(1, "rewards summed before bootstrapping, at most `length`", low=1)
     double: bool = option(True, "choose the next action by the online network, value it by the target network")
     learning_rate: float = option(3e-3, "step size of Adam at the beginning", low=0.0)
     learning_rate_end: float = option(3e-4, "step size of Adam at the end", low=0.0)
@@ -90,6 +91,11 @@ class QLearning(Algorithm):
     def check(self, spec: Spec) -> None:
         name = self.name or "Q-learning"
         needs_choices(name, spec)
+        if self.n_step > self.length:
+            raise MarletError(
+                f"{name}: n_step is {self.n_step}, but the replay's sequences have {self.length} steps (length). "
+                "Give a larger length or a smaller n_step."
+            )
         if self.mixer.joins:
             needs_one_team(name, spec, cure="Use iql, which gives each agent a value of its own.")
 
@@ -146,11 +152,7 @@ class QLearning(Algorithm):
                 jax.random.split(key, self.updates),
             )
 
-        def wait(parts):
-            shapes = jax.eval_shape(improve, parts)[1]
-            return parts, jax.tree.map(lambda leaf: jnp.full(leaf.shape, jnp.nan, leaf.dtype), shapes)
-
-        parts, metrics = jax.lax.cond(steps >= self.warmup, improve, wait, parts)
+        parts, metrics = once(steps >= self.warmup, improve, parts)
         online, target, state, updates = parts
         learned = replace(
             learned, online=online, target=target, optimiser=state, updates=updates, replay=replay, steps=steps
@@ -166,7 +168,7 @@ class QLearning(Algorithm):
         number = numbers_of(self.mixer.lives(sequences.alive), spec, axis)
         gradient, metrics = averaged(jax.grad(self._loss, has_aux=True)(online, target, sequences, number), axis)
         direction, state = optimiser(self.max_gradient, EPS).update(gradient, state)
-        online = jax.tree.map(lambda weight, step: weight - learning_rate * step, online, direction)
+        online = moved(online, direction, learning_rate)
         updates = updates + 1
         rate = jnp.where(updates % self.target_period == 0, self.target_rate, 0.0)
         target = soft_update(target, online, rate)

@@ -72,8 +72,7 @@ class Trainer(Protocol):
 class Training:
     """A run of `seeds` independent learners on one compiled environment.
 
-    Chunking changes no bit of the result: `advance(3)` three times is
-    `advance(9)`.
+    Chunking changes no bit of the result: `advance(3)` three times is `advance(9)`.
     """
 
     def __init__(self, env: Env, algorithm: Algorithm, *, seed: int = 0, seeds: int = 1):
@@ -172,7 +171,7 @@ def not_finite(steps: int) -> NonFinite:
     """What to tell when what was learned is no longer finite."""
     return NonFinite(
         f"After {steps} steps what was learned is no longer finite. Try a smaller learning_rate, or rewards of a "
-        "smaller scale; the last checkpoint is sound."
+        "smaller scale; what was saved before is sound."
     )
 
 

@@ -36,8 +36,22 @@ def step(
 ) -> tuple[Team, optax.OptState]:
     """One step of every copy."""
     direction, state = jax.vmap(optimiser(max_gradient).update)(gradient.copies, state)
-    copies = jax.tree.map(lambda weight, way: weight - learning_rate * way, team.copies, direction)
-    return eqx.tree_at(lambda team: team.copies, team, copies), state
+    return eqx.tree_at(lambda team: team.copies, team, moved(team.copies, direction, learning_rate)), state
+
+
+def moved(weights: PyTree[Array], way: PyTree[Array], rate: Float[Array, ""]) -> PyTree[Array]:
+    """Weights after a step against the direction `way`."""
+    return jax.tree.map(lambda weight, step: weight - rate * step, weights, way)
+
+
+def once(begun: Bool[Array, ""], improve: Callable[[Any], tuple[Any, Metrics]], parts: Any) -> tuple[Any, Metrics]:
+    """What `improve` makes of `parts`, once learning has begun; before, they stay, and no metric is a number."""
+
+    def wait(parts: Any) -> tuple[Any, Metrics]:
+        shapes = jax.eval_shape(improve, parts)[1]
+        return parts, jax.tree.map(lambda leaf: jnp.full(leaf.shape, jnp.nan, leaf.dtype), shapes)
+
+    return jax.lax.cond(begun, improve, wait, parts)
 
 
 def descend(

@@ -222,9 +222,11 @@ def create(out: str | Path, name: str | None, stem: str, options: dict[str, Any]
         (path / "options.json.tmp").write_text(text)
         os.replace(path / "options.json.tmp", path / "options.json")
     except FileExistsError as cause:
-        raise MarletError(
-            f"{path} exists already. Go on with it by --resume {path}, or choose another --name."
-        ) from cause
+        if any((path / "checkpoints").glob("*")):
+            cure = f"Go on with it by --resume {path}, or choose another --name."
+        else:
+            cure = "It has no checkpoint to go on from: choose another --name, or remove it."
+        raise MarletError(f"{path} exists already. {cure}") from cause
     except OSError as cause:
         raise StorageFault(f"Cannot write to {path}: {cause.strerror}. Choose another --out.") from cause
     return Run(path)

@@ -100,7 +100,7 @@ def _check_fit(policy: Policy, played: Spec, name: str) -> None:
         if ours != theirs:
             raise MarletError(
                 f"This policy was trained with {field} {ours}, but {name} has {theirs}. "
-                "Give that environment the options it was trained with, such as --env.agents."
+                "Name the environment it was trained in, or one that is alike, with the options it was trained with (--env.NAME)."
             )
 
 

@@ -122,7 +122,8 @@ def from_run(run: Run, algorithm: Algorithm, *, seed: int | None = None, greedy:
     first, count = run.options["train"]["seed"], run.options["train"]["seeds"]
     seed = best_seed(run) if seed is None else seed
     if not first <= seed < first + count:
-        raise MarletError(f"{run.path} has the seeds {first} to {first + count - 1}, but {seed} was asked for.")
+        theirs = f"the seeds {first} to {first + count - 1}" if count > 1 else f"only the seed {first}"
+        raise MarletError(f"{run.path} has {theirs}, but {seed} was asked for.")
     one = jax.eval_shape(lambda key: algorithm.init(spec, key=key), jax.random.key(0))
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((count, *leaf.shape), leaf.dtype), one)
     arrays = {name.removeprefix(".learned"): leaf for name, leaf in found.arrays.items() if name.startswith(".learned")}

@@ -103,10 +103,11 @@ def improvements(runs: Sequence[Run]) -> list[str]:
     are several teams, by the returns of each."""
     names, places = labels(runs), tasks(runs)
     first = {curve.team: curve.final for curve in curves_of(runs[0])}
-    told = []
+    told, alone = [], False
     for run, name, place in list(zip(runs, names, places, strict=True))[1:]:
         for curve in curves_of(run) if place == places[0] else []:
             ours, theirs = first.get(curve.team, np.zeros(0)), curve.final
+            alone |= min(ours.size, theirs.size) == 1
             if min(ours.size, theirs.size) > 1:
                 chance = probability_of_improvement(theirs, ours)
                 low, high = improvement_interval(theirs, ours)
@@ -114,6 +115,8 @@ def improvements(runs: Sequence[Run]) -> list[str]:
                 told.append(
                     f"{plain(name)} beats {plain(names[0])}{side} with probability {chance:.2f} [{low:.2f}, {high:.2f}]"
                 )
+    if alone:
+        told.append("One seed alone tells nothing of how probably one beats another: train with --seeds 5.")
     return told
 
 

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import threading
 from pathlib import Path
 from types import FrameType
@@ -36,6 +37,8 @@ class Signals:
 
     def leave(self, path: Path) -> None:
         """Stop, now that everything is saved."""
+        said = f"Stopped; saved. Go on with: marlet train --resume {path}"
         if self.caught == signal.SIGTERM:
+            print(said, file=sys.stderr)
             raise SystemExit(EXIT_CODES[signal.SIGTERM])
-        raise KeyboardInterrupt(f"Stopped; saved. Go on with: marlet train --resume {path}")
+        raise KeyboardInterrupt(said)

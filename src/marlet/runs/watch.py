@@ -2,9 +2,12 @@
 
 import importlib.util
 import inspect
+import shutil
+import sys
+import time
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +152,18 @@ def save(episode: Episode, out: Path, *, frames_per_second: float = 8.0) -> Path
     return out
 
 
+def perform(episode: Episode, names: Sequence[str], *, seconds: float = 0.125) -> None:
+    """Show an episode in a terminal, one frame after the other in the same place. Where there is none, all is printed at once,
+    and of pictures only what each step earned."""
+    if not sys.stdout.isatty():
+        text = [frame if isinstance(frame, str) else "" for frame in episode.frames]
+        print("\n".join(told(replace(episode, frames=text), names)))
+        return
+    for frame in told(episode, names):
+        print(f"\x1b[H\x1b[J{frame}", end="", flush=True)
+        time.sleep(seconds)
+
+
 def told(episode: Episode, names: Sequence[str]) -> list[str]:
     """An episode as text: every frame under its step and what it earned."""
     lines = []
@@ -160,7 +175,8 @@ def told(episode: Episode, names: Sequence[str]) -> list[str]:
                 f"  {name} {reward:+.2f}" for name, reward in zip(names, episode.rewards[step - 1], strict=True)
             )
         )
-        lines.append(f"step {step}{earned}\n{frame if isinstance(frame, str) else blocks(frame)}\n")
+        drawn = frame if isinstance(frame, str) else blocks(frame)
+        lines.append("\n".join(part for part in (f"step {step}{earned}", drawn) if part) + "\n")
     return lines
 
 
@@ -177,9 +193,11 @@ def painted(text: str) -> Frame:
 
 
 def blocks(frame: Frame, columns: int = 60) -> str:
-    """A picture in a terminal: each character is two pixels, one above the other, in their own colours."""
+    """A picture in a terminal, no larger than that: each character is two pixels, one above the other, in their own colours."""
     from PIL import Image
 
+    room = shutil.get_terminal_size()
+    columns = max(2, min(columns, room.columns, 2 * (room.lines - 3) * frame.shape[1] // frame.shape[0]))
     rows = max(2, round(columns * frame.shape[0] / frame.shape[1]) // 2 * 2)
     small = np.asarray(Image.fromarray(np.asarray(frame, np.uint8)).resize((columns, rows), Image.Resampling.BOX))
     pair = lambda up, down: "\x1b[38;2;{};{};{};48;2;{};{};{}m\u2580".format(*up, *down)  # noqa: E731

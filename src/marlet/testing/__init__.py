@@ -51,8 +51,10 @@ def check_env(env: Env, seed: int = 0, episodes: int = 3) -> list[str]:
     )
     check_render(env, reset, seed)
     return [
-        *("spec", "traces", "shapes", "state structure", "batches", "purity"),
-        *("opening", "finite numbers", "levels", "legal actions", "deaths", "horizon", "one compilation", "render"),
+        *("spec", "traces", "shapes", "state structure", "batches", "purity", "opening", "finite numbers"),
+        *(("levels",) if env.spec.levels else ()),
+        *("legal actions", "deaths", "horizon", "one compilation"),
+        *(() if type(env).render is Env.render else ("render",)),
     ]
 
 
