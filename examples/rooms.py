@@ -47,10 +47,14 @@ class Rooms(ParallelEnv):
         self.agents = [] if cut else agents
         return said
 
+    def render(self):
+        letters = {(True, False): "L", (False, True): "R", (True, True): "X"}
+        return "".join(letters.get(tuple(self.place == k), ".") for k in range(self.size))
+
     def observed(self):
         place = (self.place / (self.size - 1)).astype(np.float32)
         return {"left": place, "right": place[::-1].copy()}
 
 
-def make_env(size=5):
+def make_env(size=5, render_mode=None):  # without `render_mode` it could not be watched
     return Rooms(size)

@@ -52,6 +52,10 @@ def test_one_run_is_compared_by_its_path_and_none_not_at_all(tmp_path):
     assert str(marlet.compare(str(run.path))) == str(marlet.compare([run.path]))
     with pytest.raises(MarletError, match="nothing to compare"):
         marlet.compare([])
+    with pytest.raises(MarletError, match="seed is 'a', but must be a whole number"):
+        marlet.load(run.path, seed="a")
+    with pytest.raises(MarletError, match="A run cannot be named 3"):
+        marlet.train("two_step", "tabular_iql", steps=10, out=tmp_path, quiet=True, name=3)
 
 
 @pytest.mark.parametrize("episodes", [0, -1, 2.5])

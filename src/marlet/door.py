@@ -129,7 +129,7 @@ def load(path: str | Path, *, seed: int | None = None) -> Policy:
         MarletError: if `path` is no run or has no such seed.
         CheckpointFault: if no checkpoint is sound.
     """
-    run = Run(path)
+    run, seed = Run(path), None if seed is None else whole("seed", seed, 0)
     return from_run(run, rebuild(run.options["algorithm"]), seed=seed)
 
 

@@ -210,7 +210,7 @@ def create(out: str | Path, name: str | None, stem: str, options: dict[str, Any]
     """
     stem = re.sub(r"[^A-Za-z0-9._-]+", "-", stem)
     name = name or f"{stem}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
-    if not NAME.fullmatch(name):
+    if not (isinstance(name, str) and NAME.fullmatch(name)):
         raise MarletError(
             f"A run cannot be named {name!r}: use up to 128 letters, digits, dots, dashes and underscores."
         )
