@@ -13,6 +13,7 @@ FLOORS = [
     {"algorithms"},
     {"engine"},
     {"runs"},
+    {"syntax"},
     {"sources"},
     {"typed"},
     {"catalogue", "testing"},

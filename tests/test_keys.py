@@ -11,8 +11,6 @@ from scipy import stats
 
 from marlet.keys import HASHED, new_key
 
-pytestmark = pytest.mark.rough
-
 LIMIT = 5.5
 """Standard deviations. The battery compares some ten thousand numbers, the largest of which is near 4.2 if all is well."""
 

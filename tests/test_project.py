@@ -3,10 +3,10 @@
 import ast
 import contextlib
 import importlib.util
-import os
 import re
 import subprocess
 import sys
+import time
 import tomllib
 from pathlib import Path
 
@@ -195,13 +195,12 @@ def test_a_danger_would_be_seen(source):
 
 
 def quickest(*argv, runs=5):
-    """Processor seconds of the quickest of several fresh processes: what a busy machine adds is not counted."""
+    """Seconds of the quickest of several fresh processes: what a busy machine adds is not counted."""
     taken = []
     for _ in range(runs):
-        process = subprocess.Popen([sys.executable, *argv], stdout=subprocess.DEVNULL)
-        _, status, used = os.wait4(process.pid, 0)
-        assert os.waitstatus_to_exitcode(status) == 0
-        taken.append(used.ru_utime + used.ru_stime)
+        begun = time.perf_counter()
+        subprocess.run([sys.executable, *argv], check=True, stdout=subprocess.DEVNULL)
+        taken.append(time.perf_counter() - begun)
     return min(taken)
 
 
@@ -211,6 +210,4 @@ def test_importing_is_quick_and_leaves_jax_alone():
 
 
 def test_help_is_quick():
-    """Half a second; where counting to three million takes longer than a sixth of one, as much longer."""
-    counting = quickest("-c", "for k in range(3_000_000): pass")
-    assert quickest("-m", "marlet", "--help") < max(0.5, 3 * counting)
+    assert quickest("-m", "marlet", "--help") < 0.5

@@ -57,7 +57,7 @@ class Command:
 
     def checked(self, given: Given) -> dict[str, Any]:
         """Those of the given options that are the command's own, as values within their ranges."""
-        entry = Entry(self.name, __name__, self.name, "", "", self.options)
+        entry = Entry(self.name, __name__, self.name, "", "", lambda: self.options)
         return checked(entry, {name: given[name] for name in given if name in self.options})
 
 

@@ -20,8 +20,6 @@ import equilibrium
 import soccer
 import studies
 
-pytestmark = pytest.mark.rough
-
 STAND, FORWARD = 0, 4
 
 

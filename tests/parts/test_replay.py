@@ -183,7 +183,7 @@ def test_the_worlds_have_the_ends_they_are_here_for(way):
 def test_all_held_are_sampled_equally_often(way):
     _, _, recorded, replays = way
     for rounds in (2, 11):
-        count = 6_000
+        count = 18_000
         found, envs = found_in(recorded[:rounds], replays[rounds - 1], count)
         _, counts = np.unique(found * B + envs, return_counts=True)
         mean = count / (min(rounds, SLOTS) * B)

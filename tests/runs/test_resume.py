@@ -23,10 +23,10 @@ from marlet.runs.directory import Lock, MetricsFile, Run
 
 SMALL = "--hidden 8 --capacity 200 --warmup 40 --batch 4 --envs 4 --length 5 --epsilon_steps 500"
 FAMILIES = {
-    "deep": f"vdn two_step {SMALL} --seeds 2 --steps 15000",
-    "recurrent": f"qmix spread --env.agents 2 --memory 8 {SMALL} --steps 6000",
+    "deep": f"vdn two_step {SMALL} --seeds 2 --steps 30000",
+    "recurrent": f"qmix spread --env.agents 2 --memory 8 {SMALL} --steps 15000",
     "tabular": "tabular_iql two_step --seeds 2 --steps 200000",
-    "host": f"iql pettingzoo:mpe2.simple_spread_v3 --env.max_cycles 7 {SMALL} --workers 2 --steps 2000",
+    "host": f"iql pettingzoo:mpe2.simple_spread_v3 --env.max_cycles 7 {SMALL} --workers 2 --steps 3000",
 }
 COMMON = "--quiet --evaluations 5 --episodes 4"
 
@@ -123,15 +123,6 @@ def alive(pid):
         return False
 
 
-def killed(process):
-    """End a run and its workers at once. Whether it was still going."""
-    workers, going = children(process), process.poll() is None
-    process.kill()
-    process.communicate()
-    assert all_gone(workers), "workers leave with their parent"
-    return going
-
-
 def killed_and_resumed(home, family, kills, name, draws):
     """Kill a run at random moments, `kills` times, some before the first save; then let it end. Kills that hit."""
     path, hits = home[0] / "runs" / name, 0
@@ -144,49 +135,24 @@ def killed_and_resumed(home, family, kills, name, draws):
         else:
             wait_for(process, (path / "options.json").exists)
             pause(process, draws.uniform(0, 3))
-        hits += killed(process)
+        workers = children(process)
+        hits += process.poll() is None
+        process.kill()
+        process.communicate()
+        assert all_gone(workers), "workers leave with their parent"
         process = begin(home, "--resume", str(path), "--quiet")
     done(process)
     assert not list((path / "checkpoints").glob(".*"))
     return hits
 
 
-def stopped(process, number):
-    """Ask a run to end. What it said; its workers leave with it."""
-    workers, begun = children(process), time.monotonic()
-    process.send_signal(number)
-    _, told = process.communicate(timeout=60)
-    assert time.monotonic() - begun < 20  # half a second a chunk; more where it was still compiling
-    assert all_gone(workers)
-    return told
-
-
-@pytest.mark.parametrize(
-    ("family", "number", "code"),
-    [
-        ("deep", signal.SIGINT, 130),
-        ("recurrent", signal.SIGTERM, 143),
-        ("tabular", signal.SIGTERM, 143),
-        ("host", signal.SIGINT, 130),
-    ],
-)
-def test_a_run_killed_and_then_stopped_ends_where_it_would_have_ended(home, whole, family, number, code):
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_killed_run_ends_where_it_would_have_ended(home, whole, family):
     if family == "host":
         pytest.importorskip("mpe2")
-    path = home[0] / "runs" / f"ended-{family}"
-    process = fresh(home, family, path.name)
-    wait_for(process, lambda: latest(path) != "")
-    assert killed(process)
-    before = latest(path)
-    process = begin(home, "--resume", str(path), "--quiet")
-    wait_for(process, lambda: latest(path) != before)
-    told = stopped(process, number)
-    assert (process.returncode, "Traceback" in told) == (code, False), told
-    assert f"Go on with: marlet train --resume {path}" in told
-    assert checkpoint.newest(path / "checkpoints")[0].notes["iteration"] > int(before)
-    done(begin(home, "--resume", str(path), "--quiet"))
-    assert not list((path / "checkpoints").glob(".*"))
-    assert outcome(path) == whole(family)
+    hits = killed_and_resumed(home, family, 2, f"killed-{family}", np.random.default_rng(0))
+    assert hits >= 1
+    assert outcome(home[0] / "runs" / f"killed-{family}") == whole(family)
 
 
 @pytest.mark.learn
@@ -207,6 +173,30 @@ def test_another_seed_would_be_seen(home, whole):
     ours, theirs = whole("tabular"), outcome(home[0] / "runs" / "other")
     assert ours[0] != theirs[0]
     assert ours[1] != theirs[1]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("family", ["tabular", "host"])
+def test_a_stopped_run_saves_and_goes_on(home, whole, family, number, code):
+    if family == "host":
+        pytest.importorskip("mpe2")
+    name = f"stopped-{family}-{code}"
+    path = home[0] / "runs" / name
+    process = fresh(home, family, name, "1000")
+    wait_for(process, lambda: (path / "metrics.csv").exists())
+    time.sleep(0.3)
+    workers, begun = children(process), time.monotonic()
+    process.send_signal(number)
+    _, told = process.communicate(timeout=60)
+    took = time.monotonic() - begun
+    assert process.returncode == code, told
+    assert "Traceback" not in told
+    assert f"Go on with: marlet train --resume {path}" in told
+    assert took < 20  # half a second a chunk; more where it was still compiling
+    assert all_gone(workers)
+    assert checkpoint.newest(path / "checkpoints")[0].notes["iteration"] > 0
+    done(begin(home, "--resume", str(path), "--quiet"))
+    assert outcome(path) == whole(family)
 
 
 def test_a_second_process_is_sent_away(home, capsys, monkeypatch):
@@ -264,8 +254,9 @@ def test_how_a_run_is_watched_changes_nothing_of_what_it_learns(tmp_path):
         return {key: array for key, array in arrays.items() if key.startswith((".learned", ".world"))}
 
     ours = learned("a")
-    theirs = learned("b", evaluations=7, episodes=5, quiet=False, save_every=0)
-    assert all(np.array_equal(ours[key], theirs[key]) for key in ours)
+    for k, watched in enumerate(({"evaluations": 7}, {"episodes": 5}, {"quiet": False}, {"save_every": 0})):
+        theirs = learned(f"b{k}", **watched)
+        assert all(np.array_equal(ours[key], theirs[key]) for key in ours), watched
     theirs = learned("c", seed=1)  # the control
     assert not all(np.array_equal(ours[key], theirs[key]) for key in ours)
 
