@@ -51,7 +51,7 @@ def timed(program: Any, seeds: int, total: int, quick: bool) -> Row:
 def at_settings(name: str, seeds: int, quick: bool) -> Row:
     """Environment steps a second of whole training, of all seeds together, and the greedy return at the end."""
     import_seconds = imported()
-    from marlet.algorithms.policies import PolicyGradient
+    from marlet.algorithms.policy_gradient import PolicyGradient
     from marlet.catalogue import make_env
     from marlet.engine.devices import one_device_per_core
     from marlet.engine.train import Training

@@ -11,10 +11,11 @@ import pytest
 from endless import Endless, values_of
 from many_runs import begun, experience_of, imagined, moved, said, same, spread_out, step_by_step
 
-from marlet.algorithms.deterministic import as_vectors, facmac, iddpg, maddpg, masac, matd3
+from marlet.algorithms.deterministic import facmac, iddpg, maddpg, masac, matd3
 from marlet.engine.rollout import Tally, opening, rollout
 from marlet.equations.distributions import log_chances, straight_through
 from marlet.errors import MarletError
+from marlet.parts.critics import as_vectors
 from marlet.types import Spec
 
 TINY = dict(hidden=(8,), envs=3, warmup=0)
@@ -171,9 +172,8 @@ def test_the_endless_game_is_worth_ten(make, known, options):
     def value(env, learned):
         e = learned.replay.sample(32, key=jax.random.key(1))
         taken = as_vectors(env.spec, e.action, e.now.available)
-        return algorithm._values(
-            learned.online.critics, env.spec, e.now.obs, e.now.state, taken, taken, jnp.ones_like(e.alive)
-        )[0].mean()
+        alive = jnp.ones_like(e.alive)
+        return learned.online.critics.values(e.now.obs, e.now.state, taken, taken, alive)[0].mean()
 
     ((cut,), (dead,)) = values_of(algorithm, 2_500 * algorithm.length, value, known=known)
     assert cut == pytest.approx(10.0, rel=0.05)
@@ -216,7 +216,7 @@ def test_the_others_dead_are_silent_and_components_one_does_not_have_are_nought(
     @jax.jit
     def value(action, alive, available):
         taken = as_vectors(VECTORS, action, available)
-        return algorithm._values(learned.online.critics, VECTORS, now.obs, now.state, taken, taken, alive)[0]
+        return learned.online.critics.values(now.obs, now.state, taken, taken, alive)[0]
 
     dead = e.alive.at[:, :, 2].set(False)
     moved = e.action.at[:, :, 2].set(0.5)

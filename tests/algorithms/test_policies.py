@@ -11,8 +11,9 @@ import pytest
 from endless import Endless, values_of
 from many_runs import begun, said, spread_out
 
-from marlet.algorithms.policies import Lessons, PolicyGradient, ia2c, ippo, maa2c, mapg, mappo
+from marlet.algorithms.policies import ia2c, ippo, maa2c, mapg, mappo
 from marlet.algorithms.policies_in_turns import happo
+from marlet.algorithms.policy_gradient import Lessons, PolicyGradient
 from marlet.engine.rollout import Tally, opening, rollout
 from marlet.envs.matrix import Matrix, nested
 from marlet.errors import MarletError

@@ -7,12 +7,13 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int
 
 from marlet.algorithms.base import Algorithm, needs_one_team
 from marlet.equations.distributions import draw_choice, log_chances, straight_through
 from marlet.equations.schedules import counted, linear
 from marlet.options import changed, option
+from marlet.parts.critics import Critics, as_vectors, inputs_of
 from marlet.parts.descent import mean_of, moved, numbers_of, once, optimiser
 from marlet.parts.experience import Experience, at_cuts, following
 from marlet.parts.heads import Action, Squashed
@@ -24,13 +25,6 @@ from marlet.types import Key, Memory, Metrics, Rollout, Spec, Step
 
 GUMBEL = 1.0
 """Temperature of the softmax that gradients of drawn choices pass through."""
-
-
-class Critics(eqx.Module):
-    """One critic, or two of different beginnings; and the weights of what joins their values."""
-
-    teams: tuple[Team, ...]
-    mixer: PyTree[Array]
 
 
 class Nets(eqx.Module):
@@ -118,11 +112,10 @@ class ActorCritic(Algorithm):
         actor_key, mixer_key, *critic_keys = jax.random.split(key, 2 + self.critics)
         uses = uses_of(self.sharing, spec)
         sees_index = self.sees_index and len(set(uses)) < spec.num_agents
-        n, a, d, s = spec.num_agents, spec.num_actions, spec.obs_shape[0], spec.state_size
-        outputs = 2 * a if self.soft and spec.continuous else a
+        outputs = (2 if self.soft and spec.continuous else 1) * spec.num_actions
         actor = Team(
             uses,
-            d,
+            spec.obs_shape[0],
             self.hidden,
             self.memory,
             outputs,
@@ -131,9 +124,10 @@ class ActorCritic(Algorithm):
             sees_index=sees_index,
             last_scale=0.1,
         )
-        inputs = d + a + (s + n * a if self.critic_sees == "all" else 0)
-        teams = tuple(Team(uses, inputs, self.hidden, 0, 1, key=key, sees_index=sees_index) for key in critic_keys)
-        critics = Critics(teams=teams, mixer=self.mixer.init(spec, key=mixer_key))
+        sees_all = self.critic_sees == "all"
+        told = inputs_of(spec, sees_all)
+        teams = tuple(Team(uses, told, self.hidden, 0, 1, key=key, sees_index=sees_index) for key in critic_keys)
+        critics = Critics(teams, self.mixer.init(spec, key=mixer_key), self.mixer, sees_all)
         online = Nets(actor=actor, critics=critics)
         return Learned(
             online=online,
@@ -236,7 +230,7 @@ class ActorCritic(Algorithm):
         _, finals = actor.step(at_cuts(memories[:-1], e.cuts.at), e.cuts.seen.obs)
         outputs, next = following(outputs, finals, e.cuts.at), e.next
         action, log_prob = self._chosen(learned.spec, outputs, next.available, key=key, exploring=False)
-        values = self._values(target.critics, learned.spec, next.obs, next.state, action, action, e.next_alive)
+        values = target.critics.values(next.obs, next.state, action, action, e.next_alive)
         entropy = jnp.exp(learned.log_temperature) * self.mixer.share(jnp.where(e.next_alive, log_prob, 0.0))
         worth = jnp.min(jnp.stack(values), axis=0) - (entropy if self.soft else 0.0)
         lives = self.mixer.lives(e.next_alive)
@@ -253,7 +247,7 @@ class ActorCritic(Algorithm):
         """The squared error, a mean over what is `judged`."""
         now = e.now
         taken = as_vectors(spec, e.action, now.available)
-        values = self._values(critics, spec, now.obs, now.state, taken, taken, e.alive)
+        values = critics.values(now.obs, now.state, taken, taken, e.alive)
         mean = partial(mean_of, counts=self.mixer.lives(e.alive), number=judged)
         aims = jax.lax.stop_gradient(targets)
         loss = jnp.stack([mean((value - aims) ** 2) for value in values]).sum()
@@ -275,7 +269,7 @@ class ActorCritic(Algorithm):
         _, outputs = actor.unroll(e.memory, now.obs, e.first[:-1])
         action, log_prob = self._chosen(spec, outputs, now.available, key=key, exploring=True)
         others = action if self.mixer.joins else as_vectors(spec, e.action, now.available)
-        values = self._values(critics, spec, now.obs, now.state, action, others, e.alive)
+        values = critics.values(now.obs, now.state, action, others, e.alive)
         mean = partial(mean_of, counts=e.alive, number=acting)
         gain = mean_of(jnp.min(jnp.stack(values), axis=0), self.mixer.lives(e.alive), judged)
         loss = -gain + self.restraint * mean((outputs**2).mean(-1))
@@ -315,32 +309,6 @@ class ActorCritic(Algorithm):
         """The entropy sought of each agent: minus its vector's size, or a share of the most that its choices allow."""
         count = available.sum(-1)
         return self.entropy_target * (-count if spec.continuous else 0.3 * jnp.log(count))
-
-    def _values(
-        self,
-        critics: Critics,
-        spec: Spec,
-        obs: Float[Array, "T K n d"],
-        state: Float[Array, "T K s"],
-        own: Float[Array, "T K n a"],
-        others: Float[Array, "T K n a"],
-        alive: Bool[Array, "T K n"],
-    ) -> list[Float[Array, "T K m"]]:
-        """What each critic says of `own` actions beside the `others`', joined by the mixer."""
-        *batch, n, a = own.shape
-        seen = [obs, own]
-        if self.critic_sees == "all":
-            beside = jnp.where(jnp.eye(n, dtype=bool)[:, :, None], 0.0, (others * alive[..., None])[..., None, :, :])
-            told = jnp.broadcast_to(state[..., None, :], (*batch, n, state.shape[-1]))
-            seen += [told, beside.reshape(*batch, n, n * a)]
-        seen = jnp.concatenate(seen, axis=-1)
-        said = [team.step(team.blank(batch[1]), seen)[1][..., 0] for team in critics.teams]
-        return [self.mixer.mix(critics.mixer, jnp.where(alive, value, 0.0), state) for value in said]
-
-
-def as_vectors(spec: Spec, action: Action, available: Bool[Array, "*batch n a"]) -> Float[Array, "*batch n a"]:
-    """Actions as critics see them: vectors with zeros for components an agent does not have, choices one-hot."""
-    return jnp.where(available, action, 0.0) if spec.continuous else jax.nn.one_hot(action, spec.num_actions)
 
 
 def maddpg(**options) -> ActorCritic:

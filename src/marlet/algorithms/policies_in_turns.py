@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from marlet.algorithms.base import needs_one_team
-from marlet.algorithms.policies import Learned, Lessons, PolicyGradient, ratio_of
+from marlet.algorithms.policy_gradient import Learned, Lessons, PolicyGradient, ratio_of
 from marlet.errors import MarletError
 from marlet.options import changed
 from marlet.parts.descent import numbers_of
