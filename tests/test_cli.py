@@ -166,6 +166,7 @@ def test_too_little_memory_is_told_in_one_sentence(capsys, home):
         ("minimax_q soccer --versus ippo", ["Team 0 by itself: Minimax-Q is for two agents", "for that side."]),
         ("qmix tag", ["qmix learns one value for one team, but this environment has 2 teams. Use iql"]),
         ("coma reach", ["continuous vectors of size 2. Use an algorithm for", "Fit for this environment: ", "mappo"]),
+        ("iql two_step --workers 3", ["workers is 3, but TwoStep is compiled", "leave it out"]),
         (
             "qmix spread --env.continuous",
             ["Fit for this environment: ", "mappo", "discrete actions: --no-env.continuous"],
@@ -176,6 +177,13 @@ def test_misfits_are_told_with_the_cure(capsys, home, line, messages):
     told = refused(capsys, "train", *line.split(), "--out", str(home))
     assert all(message in told for message in messages), told
     assert "variant" not in told
+
+
+def test_a_file_here_is_told_from_an_environment(capsys, home, monkeypatch):
+    monkeypatch.chdir(home)
+    assert "Known: adversary" in refused(capsys, "check-env", "hall")
+    (home / "hall.py").write_text("")
+    assert "There is no environment 'hall', but hall.py is here" in refused(capsys, "check-env", "hall")
 
 
 def test_misfits_name_what_fits(capsys, home):

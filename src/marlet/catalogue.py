@@ -57,8 +57,14 @@ def env_entry(name: str) -> Entry:
     """What is known of one of Marlet's own environments.
 
     Raises:
-        MarletError: for an unknown name, with the nearest real one.
+        MarletError: for an unknown name, with the nearest real one; or, where a file here is called so, how to name what
+            is in it.
     """
+    if name not in envs() and Path(f"{name}.py").is_file():
+        raise MarletError(
+            f"There is no environment '{name}', but {name}.py is here: add what makes an environment in it, such as "
+            f"{name}:make_env."
+        )
     return named("environment", name, envs())
 
 

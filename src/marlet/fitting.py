@@ -60,6 +60,10 @@ def training_of(
         if not step_timeout > 0:
             raise MarletError(f"step_timeout is {step_timeout}, but must be more than 0 seconds.")
         return HostTraining(env, algorithm, seed=plan.seed, seeds=plan.seeds, workers=workers, timeout=step_timeout)
+    if workers is not None:
+        raise MarletError(
+            f"workers is {workers}, but {type(env).__name__} is compiled and steps in no process of its own: leave it out."
+        )
     return Training(env, algorithm, seed=plan.seed, seeds=plan.seeds)
 
 

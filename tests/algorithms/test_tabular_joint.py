@@ -92,6 +92,14 @@ def test_worth_is_the_mean_over_partners():
             np.testing.assert_allclose(result[i, own], expected, atol=1e-5)
 
 
+def test_actions_of_equal_worth_are_preferred_alike():
+    """Before anything is learned, and whatever the partners do: rounding decides nothing."""
+    learned = JointActionLearner(initial_value=20.0).init(line(3, a=3), key=KEY)
+    learned = replace(learned, seen=jax.random.randint(KEY, learned.seen.shape, 1, 50).astype(jnp.float32))
+    step = said(jax.random.randint(KEY, (7, 4, 3, 1), 0, 4) / 3, actions=3)
+    np.testing.assert_array_equal(np.ptp(worth(learned, step), axis=-1), 0.0)
+
+
 def test_partners_are_not_expected_to_do_what_is_illegal():
     learned = JointActionLearner().init(line(2), key=KEY)
     learned = replace(learned, values=learned.values.at[0, 0].set(jnp.array([0.0, 8.0, 2.0, 8.0])))

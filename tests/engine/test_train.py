@@ -198,7 +198,7 @@ def test_a_broken_environment_is_named_within_the_chunk(what, told, tmp_path):
     with pytest.raises(EnvironmentFault) as fault:
         training.advance(30)
     assert fault.value.exit_code == 3
-    whose = "" if what == "state" else "agent agent_2, "
+    whose = "" if what == "state" else "agent 'agent_2', "
     assert f"environment 7, {whose}after 1234 steps" in str(fault.value)
     assert told in str(fault.value)
     with pytest.raises(EnvironmentFault):
@@ -233,7 +233,7 @@ def test_an_opening_that_is_not_finite_is_seen():
 
     training = Training(Blind(), Counting(envs=2, length=3))
     training.start()
-    with pytest.raises(EnvironmentFault, match=r"environment 0, agent agent_0, after 0 steps"):
+    with pytest.raises(EnvironmentFault, match=r"environment 0, agent 'agent_0', after 0 steps"):
         training.advance(1)
 
 

@@ -167,7 +167,9 @@ def worth(learned: PartnerTables, step: Step) -> Float[Array, "*batch n a"]:
     chance = partners[..., jnp.arange(n)[:, None], who]  # *batch, agent, partner, joint
     together = jnp.where(jnp.eye(n, dtype=bool)[:, :, None], 1.0, chance).prod(-2)
     own = who[:, :, None] == jnp.arange(a)  # agent, joint, a
-    return jnp.einsum("...ij,ija->...ia", together * learned.values[agent, cell], own.astype(jnp.float32))
+    values = learned.values[agent, cell]
+    best = values.max(-1, keepdims=True)  # means of what is below it: where all is alike, nothing is left to round
+    return best + jnp.einsum("...ij,ija->...ia", together * (values - best), own.astype(jnp.float32))
 
 
 def central_q(**options) -> CentralQ:

@@ -63,7 +63,7 @@ def told(name: str, spec: Spec, fault: Fault, seeds: Int[np.ndarray, " S"], leng
     steps = np.where(fault.kind > 0, fault.iteration * length + fault.step, np.iinfo(np.int32).max)
     s, env = np.unravel_index(np.argmin(steps), steps.shape)
     kind = int(fault.kind[s, env])
-    whose = "" if kind == STATE else f"agent {spec.names[int(fault.agent[s, env])]}, "
+    whose = "" if kind == STATE else f"agent {spec.names[int(fault.agent[s, env])]!r}, "
     return EnvironmentFault(
         f"{name} {FAULTS[kind]}: seed {seeds[s]}, environment {env}, {whose}after "
         f"{steps[s, env]} steps of each environment. Run `marlet check-env` on it."
