@@ -135,6 +135,7 @@ def refused(capsys, *argv, code=2):
             "train tabular_iql grid --steps 1e14",
             "must be at most 2147483647: rounds of learning are counted in 32 bits",
         ),
+        ("train qmix mine:make --step-timeout 0", "step_timeout is 0.0, but must be at least 0.001"),
         ("train qmix spread --capacity 1e13", "capacity is 10000000000000, but must be from 1 to 2147483647"),
     ],
 )

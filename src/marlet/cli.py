@@ -76,7 +76,7 @@ TRAIN = _options(
         "float",
         "60.0",
         "seconds that a step or reset of one copy of such an environment may take before it is ended",
-        low=0,
+        low=0.001,
     ),
     Option("save_every", "float", "30.0", "seconds between two checkpoints: what a power cut loses at the most", low=0),
     Option("options", "str | None", "None", "a JSON file of options: what is typed beside it goes before"),
