@@ -78,7 +78,13 @@ TRAIN = _options(
         "seconds that a step or reset of one copy of such an environment may take before it is ended",
         low=0.001,
     ),
-    Option("save_every", "float", "30.0", "seconds between two checkpoints: what a power cut loses at the most", low=0),
+    Option(
+        "save_every",
+        "float",
+        "30.0",
+        "seconds between two checkpoints, which a power cut may cost; more where saving takes over a tenth of the time",
+        low=0,
+    ),
     Option("options", "str | None", "None", "a JSON file of options: what is typed beside it goes before"),
     Option(
         "resume",

@@ -369,3 +369,13 @@ def test_a_host_run_is_loaded_evaluated_and_resumed(home, whole):
     assert set(policy.act({name: np.zeros(18) for name in policy.spec.names})) == set(policy.spec.names)
     record = json.loads((path / "options.json").read_text())["env"]
     assert record == {"type": "pettingzoo:mpe2.simple_spread_v3", "options": {"max_cycles": 7}}
+
+
+def test_saving_takes_a_tenth_of_the_time_at_the_most(tmp_path, monkeypatch):
+    """Where it is slow; but for the first checkpoint, before which nobody knows, and the last."""
+    saves = []
+    monkeypatch.setattr(checkpoint, "write", lambda *_: (saves.append(1), time.sleep(0.3)))
+    begun = time.monotonic()
+    run = marlet.train("two_step", "tabular_iql", steps=300_000, save_every=0, out=tmp_path, quiet=True)
+    assert run.metrics()["steps"][-1] == 300_000
+    assert (len(saves) - 2) * 0.3 <= (time.monotonic() - begun) / 10

@@ -54,6 +54,8 @@ class Trainer(Protocol):
     spec: Spec
     seeds: np.ndarray
     steps_per_iteration: int
+    turns: int
+    """Programs that one call of `advance` runs one after the other."""
 
     def start(self) -> None: ...
     def advance(self, iterations: int) -> None: ...
@@ -88,6 +90,7 @@ class Training:
         begin = partial(
             begin, _metric_names(place, learn, lambda seed: place.own_share(begin([], seed), _env_axes(bare)))
         )
+        self.turns = place.turns
         self._shapes = jax.eval_shape(begin, a_seed)
         self._axes = _env_axes(self._shapes)
         self._begin = place.spread(lambda seed: place.own_share(begin(seed), self._axes), -1, self._axes)

@@ -22,8 +22,11 @@ from marlet.runs.directory import Lock, MetricsFile, Run, create, damaged, writt
 from marlet.runs.progress import ProgressLine
 from marlet.runs.signals import Signals
 
-CHUNK_SECONDS = 1.0
-"""How long the compiled program may run before the host looks up: Ctrl-C is noticed within it."""
+CHUNK_SECONDS, TURN_SECONDS = 1.0, 0.25
+"""How long compiled programs may run before the host looks up, so that Ctrl-C is noticed within it: in all; or, where seeds
+take many turns, each turn, for every one costs the host ten milliseconds."""
+SAVING_SHARE = 0.1
+"""Of a run's time, which saving may take at the most, the last checkpoint aside."""
 TABLE_ENTRIES = 1_000_000
 """Tables with more entries than this are not kept over time."""
 
@@ -39,7 +42,7 @@ class Plan:
     episodes: int
     tensorboard: bool
     save_every: float = 30.0
-    """Seconds between two checkpoints: what a power cut loses at the most."""
+    """Seconds between two checkpoints, and more where saving them would take over a tenth of the time."""
 
     def __post_init__(self):
         for name, low in {"steps": 1, "seeds": 1, "seed": 0, "evaluations": 1, "episodes": 1}.items():
@@ -137,11 +140,12 @@ class _Loop:
         marks = np.linspace(0, self.total, min(plan.evaluations, self.total) + 1)
         self.marks = sorted({round(mark) for mark in marks})
         self.begun = time.monotonic() - seconds
-        self.saved = time.monotonic()
+        self.saved, self.saving = time.monotonic(), 0.0
+        """When the last checkpoint was written, and how many seconds it took."""
         done = training.iteration * training.steps_per_iteration
         self.line = ProgressLine(self.total * training.steps_per_iteration, done=done, quiet=quiet)
         self.events = _events(run.path) if plan.tensorboard else None
-        self.chunk = 1
+        self.chunk, self.chunk_seconds = 1, max(CHUNK_SECONDS, TURN_SECONDS * training.turns)
         self.failed_saves = 0
         self.row = row
         """Iteration of the last row in metrics.csv; -1 before the first."""
@@ -157,7 +161,8 @@ class _Loop:
                     if signals.caught:
                         self.save()
                         signals.leave(self.run.path)
-                    if time.monotonic() - self.saved > self.plan.save_every:
+                    pause = max(self.plan.save_every, self.saving * (1 / SAVING_SHARE - 1))
+                    if time.monotonic() - self.saved > pause:
                         self._try_save()
                 if mark > self.row:
                     self._row()
@@ -172,7 +177,7 @@ class _Loop:
         self.training.advance(iterations)
         took = time.perf_counter() - begun
         per_iteration = took / iterations
-        self.chunk = max(1, min(2 * iterations, int(CHUNK_SECONDS / max(per_iteration, 1e-9))))
+        self.chunk = max(1, min(2 * iterations, int(self.chunk_seconds / max(per_iteration, 1e-9))))
         self.line.moved(self.training.iteration * self.training.steps_per_iteration)
 
     def _row(self) -> None:
@@ -220,6 +225,7 @@ class _Loop:
 
     def save(self) -> None:
         """Write a checkpoint."""
+        begun = time.monotonic()
         notes = {
             "iteration": self.training.iteration,
             "metrics": self.metrics.length,
@@ -230,6 +236,7 @@ class _Loop:
         label = f"{self.training.iteration:010d}"
         checkpoint.write(self.run.checkpoints, label, self.training.snapshot(), notes)
         self.saved = time.monotonic()
+        self.saving = self.saved - begun
 
 
 def summary(scores: Scores, teams: tuple[int, ...]) -> dict[str, float]:
