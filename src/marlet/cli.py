@@ -82,7 +82,7 @@ TRAIN = _options(
         "save_every",
         "float",
         "30.0",
-        "seconds between two checkpoints, which a power cut may cost; more where saving takes over a tenth of the time",
+        "seconds between two checkpoints, which a power cut may cost; more where saving takes over a tenth of the time; 0: always",
         low=0,
     ),
     Option("options", "str | None", "None", "a JSON file of options: what is typed beside it goes before"),

@@ -70,7 +70,7 @@ def train(
         quiet: print nothing.
         workers: processes that step an environment that lives in Python; one a core, when left out.
         step_timeout: seconds that a step or reset of such an environment may take before it is ended.
-        save_every: seconds between two checkpoints; more where saving would take over a tenth of the time.
+        save_every: seconds between two checkpoints; more where saving would take over a tenth of the time; 0: always.
 
     Raises:
         MarletError: for what cannot be trained, with the cause and the cure, before anything is compiled.

@@ -376,6 +376,6 @@ def test_saving_takes_a_tenth_of_the_time_at_the_most(tmp_path, monkeypatch):
     saves = []
     monkeypatch.setattr(checkpoint, "write", lambda *_: (saves.append(1), time.sleep(0.3)))
     begun = time.monotonic()
-    run = marlet.train("two_step", "tabular_iql", steps=300_000, save_every=0, out=tmp_path, quiet=True)
+    run = marlet.train("two_step", "tabular_iql", steps=300_000, save_every=1e-3, out=tmp_path, quiet=True)
     assert run.metrics()["steps"][-1] == 300_000
     assert (len(saves) - 2) * 0.3 <= (time.monotonic() - begun) / 10

@@ -42,7 +42,7 @@ class Plan:
     episodes: int
     tensorboard: bool
     save_every: float = 30.0
-    """Seconds between two checkpoints, and more where saving them would take over a tenth of the time."""
+    """Seconds between two checkpoints, and more where saving them would take over a tenth of the time; 0: as often as possible."""
 
     def __post_init__(self):
         for name, low in {"steps": 1, "seeds": 1, "seed": 0, "evaluations": 1, "episodes": 1}.items():
@@ -161,8 +161,7 @@ class _Loop:
                     if signals.caught:
                         self.save()
                         signals.leave(self.run.path)
-                    pause = max(self.plan.save_every, self.saving * (1 / SAVING_SHARE - 1))
-                    if time.monotonic() - self.saved > pause:
+                    if time.monotonic() - self.saved > self._pause():
                         self._try_save()
                 if mark > self.row:
                     self._row()
@@ -222,6 +221,11 @@ class _Loop:
             self.failed_saves += 1
             if self.failed_saves > 1:
                 raise
+
+    def _pause(self) -> float:
+        """Seconds without saving after a checkpoint; none where none are wished."""
+        asked = self.plan.save_every
+        return max(asked, self.saving * (1 / SAVING_SHARE - 1)) if asked else 0.0
 
     def save(self) -> None:
         """Write a checkpoint."""
