@@ -19,8 +19,9 @@ import pytest
 
 import marlet
 from marlet import cli
+from marlet.engine.train import Training
 from marlet.errors import MarletError, StorageFault
-from marlet.runs import checkpoint
+from marlet.runs import checkpoint, experiment
 from marlet.runs.directory import Lock, MetricsFile, Run
 
 SMALL = "--hidden 8 --capacity 200 --warmup 40 --batch 4 --envs 4 --length 5 --epsilon_steps 500"
@@ -379,3 +380,16 @@ def test_saving_takes_a_tenth_of_the_time_at_the_most(tmp_path, monkeypatch):
     run = marlet.train("two_step", "tabular_iql", steps=300_000, save_every=1e-3, out=tmp_path, quiet=True)
     assert run.metrics()["steps"][-1] == 300_000
     assert (len(saves) - 2) * 0.3 <= (time.monotonic() - begun) / 10
+
+
+def test_seeds_that_take_turns_are_asked_about_less_often(tmp_path, monkeypatch):
+    asked, advance = [], Training.advance
+    monkeypatch.setattr(Training, "advance", lambda self, n: (asked.append(n), advance(self, n)))
+    monkeypatch.setattr(experiment, "CHUNK_SECONDS", 0.0)
+    longest = []
+    for seconds in (0.0, 100.0):
+        monkeypatch.setattr(experiment, "TURN_SECONDS", seconds)
+        marlet.train("two_step", "tabular_iql", steps=100, evaluations=1, out=tmp_path, name=f"{seconds}", quiet=True)
+        longest.append(max(asked))
+    assert longest[0] == 1
+    assert longest[1] >= 32

@@ -70,7 +70,7 @@ class HostTraining:
     ):
         self.factory, self.algorithm, self.workers, self.timeout = factory, algorithm, workers, timeout
         self.seeds = np.arange(seed, seed + seeds, dtype=np.uint32)
-        self.steps_per_iteration, self.turns = algorithm.envs * algorithm.length, seeds
+        self.steps_per_iteration, self.turns = algorithm.envs * algorithm.length, 1
         with HostEnv(factory, 1, workers=0) as probe:
             algorithm.check(probe.spec)
             self._metrics = metric_names(algorithm, probe.spec)

@@ -55,7 +55,7 @@ class Trainer(Protocol):
     seeds: np.ndarray
     steps_per_iteration: int
     turns: int
-    """Programs that one call of `advance` runs one after the other."""
+    """Times that one call of `advance` starts the compiled program, for seeds that take turns; each costs the host."""
 
     def start(self) -> None: ...
     def advance(self, iterations: int) -> None: ...
