@@ -1,5 +1,6 @@
 """The training loop: one trace, any chunking, faults within a chunk, and numbers that belong to what is saved."""
 
+import threading
 from functools import partial
 
 import jax
@@ -173,6 +174,20 @@ def test_a_learning_rule_is_traced_once_and_few_programs_are_compiled(seeds, cap
     assert len(updates) == 1
     programs = [record for record in caplog.records if "Finished XLA compilation" in record.getMessage()]
     assert 3 <= len(programs) <= 8
+
+
+@pytest.mark.rough
+def test_what_trains_is_compiled_beside_the_beginning(caplog):
+    jax.config.update("jax_log_compiles", True)  # of all threads
+    try:
+        training = Training(Ledger(), Counting(envs=2, length=5))
+        training.start()
+        training.advance(1)
+    finally:
+        jax.config.update("jax_log_compiles", False)
+    programs = [record.thread for record in caplog.records if "Finished XLA compilation" in record.getMessage()]
+    assert len([thread for thread in programs if thread != threading.get_ident()]) == 1
+    assert threading.get_ident() in programs
 
 
 # Faults

@@ -3,6 +3,7 @@
 import contextlib
 import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -50,10 +51,10 @@ class Placement:
         """The name that a seed's program gives to the devices that share it; None where one device has it all."""
         return SHARES if self.shares > 1 else None
 
-    @property
-    def turn_of_seeds(self) -> jax.ShapeDtypeStruct:
-        """The shape of one turn's seeds."""
-        return jax.ShapeDtypeStruct((self.devices * self.together,), np.uint32)
+    def turn_of(self, shapes: PyTree[jax.ShapeDtypeStruct]) -> PyTree[jax.ShapeDtypeStruct]:
+        """The shapes of one turn of what has these shapes for one seed."""
+        width = self.devices * self.together
+        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((width, *leaf.shape), leaf.dtype), shapes)
 
     def place(self, tree: PyTree, env_axes: PyTree[int]) -> list[PyTree]:
         """Spread a tree whose arrays lead with `seeds`, in buffers of its own. `env_axes` holds in place of each
@@ -71,8 +72,8 @@ class Placement:
         join = lambda *leaves: np.concatenate(leaves)[: self.seeds]  # noqa: E731
         return jax.tree.map(join, *jax.device_get(turns))
 
-    def spread(self, function: Callable, takes: PyTree[int], gives: PyTree[int], *, donate: bool = False) -> Callable:
-        """Compile `function(tree, *common)` of one seed into one of a list of turns, which waits for its results.
+    def spread(self, function: Callable, takes: PyTree[int], gives: PyTree[int], *, donate: bool = False) -> "Program":
+        """Compile `function(tree, *common)` of one seed into one of a list of turns.
 
         `takes` and `gives` are the `env_axes` of the tree and of the result; the function sees one device's share. The
         `common` arguments are the same for all seeds. Turns that donate their arrays come back in fresh ones.
@@ -87,7 +88,7 @@ class Placement:
             out_shardings=given,
             donate_argnums=(0,) if donate else (),
         )
-        return lambda turns, *common: [jax.block_until_ready(compiled(turn, common)) for turn in turns]
+        return Program(compiled)
 
     def of_a_turn(self, function: Callable, takes: PyTree[int], gives: PyTree[int]) -> Callable:
         """The function of one turn of seeds that `spread` compiles."""
@@ -126,6 +127,25 @@ class Placement:
 
     def _spec(self, env_axis: int) -> PartitionSpec:
         return PartitionSpec("seed") if env_axis < 0 else PartitionSpec("seed", *(None,) * env_axis, SHARES)
+
+
+class Program:
+    """What `Placement.spread` compiles when it is first called, or beforehand: it takes turn after turn and waits for each."""
+
+    def __init__(self, compiled: Callable):
+        self._lazy, self._early = compiled, None
+
+    def compile_early(self, turn: PyTree[jax.ShapeDtypeStruct], *common: jax.ShapeDtypeStruct) -> None:
+        """Compile for turns of these shapes beside whatever else goes on; the first call waits for it."""
+        if self._early is None:
+            lowered = self._lazy.lower(turn, common)  # here, since JAX's settings may hold for this thread alone
+            thread = ThreadPoolExecutor(1)
+            self._early = thread.submit(lowered.compile)
+            thread.shutdown(wait=False)
+
+    def __call__(self, turns: list[PyTree], *common: Array) -> list[PyTree]:
+        compiled = self._early.result() if self._early else self._lazy
+        return [jax.block_until_ready(compiled(turn, common)) for turn in turns]
 
 
 def fresh(tree: PyTree[Array]) -> PyTree[Array]:

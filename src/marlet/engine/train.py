@@ -103,7 +103,8 @@ class Training:
         """There from `start` or `restore` on: one for each turn of seeds, every array led by the seeds of the turn."""
 
     def start(self) -> None:
-        """Initialise every seed."""
+        """Initialise every seed. What trains is compiled meanwhile, and while the first evaluation is."""
+        self._advance.compile_early(self._placement.turn_of(self._shapes), jax.ShapeDtypeStruct((), jnp.int32))
         self.progress = fresh(self._begin(self._placement.place(self.seeds, -1)))
 
     def advance(self, iterations: int) -> None:
@@ -198,7 +199,9 @@ def _metric_names(place: Placement, learn: Callable, begin: Callable[[UInt32[Arr
         begun = begin(seed)
         return learn(begun.learned, begun.world, begun.tally, key_of(seed, TRAIN))[2]
 
-    return list(jax.eval_shape(place.of_a_turn(metrics, -1, -1), place.turn_of_seeds, ()))
+    return list(
+        jax.eval_shape(place.of_a_turn(metrics, -1, -1), place.turn_of(jax.ShapeDtypeStruct((), np.uint32)), ())
+    )
 
 
 def _begin(env: Env, algorithm: Algorithm, metrics: list[str], seed: UInt32[Array, ""]) -> Progress:
