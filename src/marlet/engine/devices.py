@@ -132,7 +132,7 @@ class Placement:
 class Program:
     """What `Placement.spread` compiles when it is first called, or beforehand: it takes turn after turn and waits for each."""
 
-    def __init__(self, compiled: Callable):
+    def __init__(self, compiled: jax.stages.Wrapped):
         self._lazy, self._early = compiled, None
 
     def compile_early(self, turn: PyTree[jax.ShapeDtypeStruct], *common: jax.ShapeDtypeStruct) -> None:
