@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import pickle
+import resource
 import shutil
 import struct
 import time
@@ -55,6 +56,7 @@ class Countdown:
         self.names = []
         for module, name in (
             (builtins, "open"),
+            (checkpoint, "save_file"),
             (os, "open"),
             (os, "fsync"),
             (os, "replace"),
@@ -66,7 +68,7 @@ class Countdown:
 
     def watched(self, name, function):
         def call(*args, **options):
-            ours = name == "fsync" or "dir_fd" in options or self.root in str(args[0])
+            ours = name in ("fsync", "save_file") or "dir_fd" in options or self.root in str(args[0])
             if self.left == 0 and ours:
                 if self.failure is not Killed:
                     self.left = -1
@@ -160,6 +162,17 @@ def test_a_full_disk_is_told_with_both_sizes(folder, monkeypatch):
     assert fault.value.exit_code == 6
     assert [path.name for path in folder.iterdir()] == ["0000000001"]
     assert value_of(checkpoint.newest(folder)[0]) == 1
+
+
+def test_a_file_larger_than_may_be_written_is_told_in_the_same_words(folder):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        with pytest.raises(StorageFault, match=r"the disk is full \(400,000 bytes needed"):
+            checkpoint.write(folder, "0000000002", np.zeros(100_000, np.float32), {})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert [path.name for path in folder.iterdir()] == ["0000000001"]
 
 
 def test_a_folder_that_cannot_be_made_is_a_storage_fault(tmp_path):

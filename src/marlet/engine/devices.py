@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
@@ -69,8 +69,7 @@ class Placement:
 
     def taken(self, turns: list[PyTree]) -> PyTree[np.ndarray]:
         """What was placed or computed, as numpy arrays that lead with `seeds`."""
-        join = lambda *leaves: np.concatenate(leaves)[: self.seeds]  # noqa: E731
-        return jax.tree.map(join, *jax.device_get(turns))
+        return jax.tree.map(lambda *leaves: _joined(leaves)[: self.seeds], *turns)
 
     def spread(self, function: Callable, takes: PyTree[int], gives: PyTree[int], *, donate: bool = False) -> "Program":
         """Compile `function(tree, *common)` of one seed into one of a list of turns.
@@ -127,6 +126,18 @@ class Placement:
 
     def _spec(self, env_axis: int) -> PartitionSpec:
         return PartitionSpec("seed") if env_axis < 0 else PartitionSpec("seed", *(None,) * env_axis, SHARES)
+
+
+def _joined(turns: Sequence[Array]) -> np.ndarray:
+    """An array of all turns on the host, into which each device's part is copied once."""
+    width, *others = turns[0].shape
+    joined = np.empty((len(turns) * width, *others), turns[0].dtype)
+    for turn, array in enumerate(turns):
+        rows = joined[turn * width : (turn + 1) * width]
+        for shard in array.addressable_shards:
+            if shard.replica_id == 0:
+                rows[shard.index] = shard.data
+    return joined
 
 
 class Program:

@@ -130,7 +130,7 @@ class Training:
     @property
     def iteration(self) -> int:
         """Iterations done."""
-        return int(self.progress[0].iteration[0])
+        return int(np.asarray(self.progress[0].iteration)[0])
 
     def collect(self) -> list[dict[str, float]]:
         """One row of metrics a seed since the last call; the sums start again."""

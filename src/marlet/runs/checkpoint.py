@@ -10,6 +10,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +20,9 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 from safetensors import SafetensorError
-from safetensors.numpy import load, save
+from safetensors.numpy import load, save_file
 
+from marlet.engine.devices import bytes_of
 from marlet.errors import CheckpointFault, StorageFault
 
 FORMAT = 1
@@ -48,28 +50,27 @@ def write(folder: Path, label: str, tree: PyTree[np.ndarray], notes: dict[str, A
     while (folder / label).exists():
         label += "+"  # saved before, and kept until the new one is whole; it sorts after the old one
     final, temporary = folder / label, folder / f".{label}.tmp"
-    payload = save({name: np.asarray(leaf, order="C") for name, leaf in named(tree).items()})
-    manifest = {
-        "format": FORMAT,
-        "notes": notes,
-        "files": {ARRAYS: {"bytes": len(payload), "sha256": hashlib.sha256(payload).hexdigest()}},
-    }
-    manifest["sha256"] = _digest(manifest)
+    arrays = {name: np.asarray(leaf, order="C") for name, leaf in named(tree).items()}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         sweep(folder)
         temporary.mkdir()
-        _write_file(temporary / ARRAYS, payload)
-        _write_file(temporary / MANIFEST, json.dumps(manifest, indent=1).encode())
+        save_file(arrays, temporary / ARRAYS)
+        manifest = {"format": FORMAT, "notes": notes, "files": {ARRAYS: _flushed(temporary / ARRAYS)}}
+        manifest["sha256"] = _digest(manifest)
+        with open(temporary / MANIFEST, "w") as file:
+            json.dump(manifest, file, indent=1)
+        _flushed(temporary / MANIFEST)
         _flush_folder(temporary)
         os.replace(temporary, final)
         _flush_folder(folder)
-    except OSError as cause:
+    except (OSError, SafetensorError) as cause:
         shutil.rmtree(temporary, ignore_errors=True)
-        free = shutil.disk_usage(folder if folder.exists() else folder.parent).free
-        why = "the disk is full" if cause.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else cause.strerror
+        free, needed = shutil.disk_usage(folder if folder.exists() else folder.parent).free, bytes_of(arrays)
+        number = _error_number(cause)
+        why = "the disk is full" if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else os.strerror(number)
         raise StorageFault(
-            f"Could not save {final}: {why} ({len(payload):,} bytes needed, {free:,} free). Earlier checkpoints are "
+            f"Could not save {final}: {why} ({needed:,} bytes needed, {free:,} free). Earlier checkpoints are "
             "untouched; free some space and go on with --resume."
         ) from cause
     for old in saved(folder)[:-keep]:
@@ -176,11 +177,19 @@ def _digest(manifest: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
-def _write_file(path: Path, payload: bytes) -> None:
-    with open(path, "wb") as file:
-        file.write(payload)
-        file.flush()
+def _flushed(path: Path) -> dict[str, Any]:
+    """What a manifest says of a file, once that has reached the disk."""
+    with open(path, "rb+") as file:
+        size = os.fstat(file.fileno()).st_size
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
         os.fsync(file.fileno())
+    return {"bytes": size, "sha256": digest}
+
+
+def _error_number(cause: OSError | SafetensorError) -> int:
+    """Safetensors tells it in words: "... No space left on device (os error 28)"."""
+    told = re.search(r"os error (\d+)", str(cause))
+    return (cause.errno if isinstance(cause, OSError) else told and int(told[1])) or errno.EIO
 
 
 def _flush_folder(path: Path) -> None:
