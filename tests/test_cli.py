@@ -15,6 +15,7 @@ import threading
 import time
 import types
 
+import jax
 import numpy as np
 import pytest
 
@@ -58,6 +59,26 @@ def refused(capsys, *argv, code=2):
     assert caught.err.startswith("marlet: ")
     assert caught.err.count("\n") == 1
     return caught.err
+
+
+# Opponents
+
+
+def test_the_other_team_is_named_on_the_command_line(home):
+    def sides_of(name, *versus):
+        """The league of a run against these, and the kinds of its sides, once it is over."""
+        argv = ["train", "tabular_iql", "soccer", "--envs", "2", *TINY, "--out", str(home), "--name", name]
+        assert cli.main([*argv, "--versus", *versus]) == 0
+        told = Run(home / name).options["algorithm"]
+        return told["league"], [side["type"] for side in told["sides"]]
+
+    assert sides_of("scripted", "random") == ("latest", ["TabularQ", "Chance"])
+    assert sides_of("itself", "tabular_iql", "--league", "past") == ("past", ["TabularQ", "TabularQ"])
+    # What the second team has learned there is an opponent for the next run, in which it stays what it was.
+    assert sides_of("frozen", str(home / "itself")) == ("latest", ["TabularQ", "Frozen"])
+    learned = marlet.frozen(home / "itself", side=1).learned
+    assert np.abs(learned.values).max() > 0
+    assert all(map(np.array_equal, *map(jax.tree.leaves, (marlet.load(home / "frozen").learned.sides[1], learned))))
 
 
 # What is refused

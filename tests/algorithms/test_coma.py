@@ -150,6 +150,21 @@ def test_the_next_action_is_the_one_taken_at_the_next_step_of_the_same_copy():
     assert not changed.any()
 
 
+def test_where_the_clock_cuts_off_the_next_episodes_action_is_not_the_next_one():
+    """Another action at the first step of an episode changes no target of the episode before it."""
+
+    def cut(played):
+        return altered(played, first=played.transitions.first.at[2].set(True))
+
+    def flip(played):
+        action = cut(played).transitions.action
+        return altered(cut(played), action=action.at[2, 1].set(1 - action[2, 1]))
+
+    (before, _), (after, _), (uncut, _) = target_of(cut), target_of(flip), target_of(lambda played: played)
+    np.testing.assert_array_equal(before[:2], after[:2])
+    assert (np.asarray(before[1]) != np.asarray(uncut[1])).any()
+
+
 def test_nothing_follows_the_death_of_all_and_the_reward_is_the_teams():
     def deadly(played):
         t = played.transitions

@@ -2,6 +2,7 @@
 
 import dataclasses
 from functools import partial
+from unittest import mock
 
 import equinox as eqx
 import jax
@@ -138,6 +139,62 @@ def test_soft_actors_are_judged_by_what_they_do_now(make, soft, spec):
     before = eqx.tree_at(lambda learned: learned.target.actor, learned, moved(learned.target))
     same = lambda changed: np.allclose(targets(changed), targets(learned), atol=1e-6)  # noqa: E731
     assert (same(now), same(before)) == (not soft, soft)
+
+
+def noted(algorithm, compute):
+    """What `compute` returns, and the actions and log-probabilities that were chosen meanwhile."""
+    chosen, choose = [], type(algorithm)._chosen
+
+    def choosing(*arguments, **options):
+        chosen.append(choose(*arguments, **options))
+        return chosen[-1]
+
+    with mock.patch.object(type(algorithm), "_chosen", choosing):
+        return compute(), *chosen[-1]
+
+
+@pytest.mark.parametrize("make", [maddpg, matd3, facmac, masac])
+def test_what_may_not_be_chosen_next_is_in_no_target(make):
+    algorithm = make(length=6, **TINY)
+    learned = begun(algorithm, CHOICES)
+    e = experience_of(imagined(CHOICES, 6, 4, ends=0.3, key=jax.random.key(1)), CHOICES)
+    _, action, _ = noted(algorithm, lambda: algorithm._targets(learned, e, key=jax.random.key(2)))
+    legal = np.asarray(e.next.available)
+    assert not legal.all()
+    np.testing.assert_allclose(action.sum(-1), 1.0, atol=1e-6)
+    assert np.abs(action)[~legal].max() < 1e-6
+
+
+@pytest.mark.parametrize("spec", [CHOICES, VECTORS])
+def test_soft_actors_are_paid_for_the_entropy_to_come_and_for_their_own(spec):
+    algorithm = masac(restraint=0.0, **TINY)
+    learned, e = begun(algorithm, spec), sequences(algorithm, spec, key=jax.random.key(1))
+
+    def targets_and_loss(temperature):
+        warm = dataclasses.replace(learned, log_temperature=jnp.log(jnp.float32(temperature)))
+        targets, _, next_log_prob = noted(algorithm, lambda: algorithm._targets(warm, e, key=jax.random.key(2)))
+        loss = lambda: algorithm._actor_loss(  # noqa: E731
+            warm.online.actor, warm.online.critics, warm, e, key=jax.random.key(3)
+        )[0]
+        return targets, next_log_prob, *noted(algorithm, loss)[::2]
+
+    cold, warm = targets_and_loss(1e-9), targets_and_loss(0.5)
+    np.testing.assert_allclose(warm[0] - cold[0], -algorithm.discount * 0.5 * warm[1], rtol=1e-4, atol=1e-5)
+    assert np.abs(warm[1]).min() > 0
+    np.testing.assert_allclose(warm[2] - cold[2], 0.5 * warm[3].mean(), rtol=1e-4, atol=1e-5)
+
+
+def test_matd3_smooths_what_targets_do_within_bounds_and_nothing_else():
+    outputs, legal = jnp.zeros((50, 4, 3, 2)), jnp.ones((50, 4, 3, 2), bool)
+    chosen = lambda algorithm, exploring: np.asarray(  # noqa: E731
+        algorithm._chosen(VECTORS, outputs + 0.5, legal, key=jax.random.key(0), exploring=exploring)[0]
+    )
+    algorithm = matd3(smoothing=0.1, **TINY)
+    noise = chosen(algorithm, False) - np.tanh(0.5)
+    assert noise.std() == pytest.approx(0.1, rel=0.1)
+    assert np.abs(noise).max() == pytest.approx(0.2, abs=1e-6), "cut off at twice the spread"
+    np.testing.assert_allclose(chosen(algorithm, True), np.tanh(0.5), rtol=1e-6)
+    np.testing.assert_allclose(chosen(maddpg(**TINY), False), np.tanh(0.5), rtol=1e-6)
 
 
 def test_actors_and_targets_wait_for_their_turn():

@@ -16,6 +16,7 @@ from mortal import Mortal
 from marlet import catalogue
 from marlet.engine.rollout import Tally, opening, rollout
 from marlet.errors import MarletError
+from marlet.parts.heads import Squashed
 from marlet.parts.nets import Team
 from marlet.parts.replay import Replay
 from marlet.testing import check_env
@@ -120,11 +121,19 @@ def test_any_number_of_unlike_agents_is_learned_from(name, n):
 
 
 @pytest.mark.parametrize(
-    ("name", "n", "memory"), [("coma", 5, 0), ("happo", 5, 0), ("ippo", 1, 3), ("maddpg", 1, 0), ("qmix", 5, 3)]
+    ("name", "n", "options", "continuous"),
+    [
+        ("coma", 5, {}, False),
+        ("happo", 5, {}, True),
+        ("ippo", 1, {"memory": 3, "head": Squashed()}, True),
+        ("maddpg", 1, {"sharing": "own"}, True),
+        ("facmac", 2, {"sharing": "kinds"}, True),
+        ("qmix", 5, {"memory": 3}, False),
+    ],
 )
-def test_networks_learn_from_any_number_of_agents(name, n, memory):
-    """Computed, not only traced. Two agents with a memory are below."""
-    algorithm, env = made(name, memory=memory), Mortal(agents=n)
+def test_networks_learn_from_any_number_of_agents(name, n, options, continuous):
+    """Computed, not only traced; by choices and by vectors. Two agents with a memory are below."""
+    algorithm, env = made(name, **{"memory": 0} | options), Mortal(agents=n, continuous=continuous)
 
     @jax.jit
     def before_and_after():
@@ -136,8 +145,9 @@ def test_networks_learn_from_any_number_of_agents(name, n, memory):
 @pytest.mark.parametrize("name", [name for name in ONE_OF_EACH if "memory" in catalogue.algorithm_entry(name).options])
 def test_wherever_there_is_a_memory_it_can_be_a_linear_one(name):
     """Traced: it learns, and its networks are smaller, having no product of the memory with itself."""
-    env = VECTORS if name == "facmac" else Mortal(agents=2)
-    learned, gru = (jax.eval_shape(partial(learn, made(name, cell=cell), env))[0] for cell in ("linear", "gru"))
+    learned, gru = (
+        jax.eval_shape(partial(learn, made(name, cell=cell), Mortal(agents=2)))[0] for cell in ("linear", "gru")
+    )
     assert sum(leaf.size for leaf in numbers(learned)) < sum(leaf.size for leaf in numbers(gru))
 
 

@@ -112,6 +112,38 @@ def test_no_pass_profits_beyond_the_clip():
     assert steepness(np.log(0.5), 1.0) > 0
 
 
+# The critic says v. An error of e is e^2 / 2; beyond `huber` it grows linearly; and who has moved by more than `value_clip`
+# from what was said is judged by the farthest it may have moved, where that is worse.
+@pytest.mark.parametrize(
+    ("options", "said_before", "error", "loss"),
+    [
+        ({}, 1.0, 3.0, 4.5),
+        ({"huber": 1.0}, 1.0, 3.0, 2.5),
+        ({"huber": 1.0}, 1.0, 0.5, 0.125),
+        ({"value_clip": 0.2}, -1.0, 0.0, 0.32),
+        ({"value_clip": 0.2}, 0.1, 0.0, 0.0),
+        ({"value_clip": 0.2, "huber": 0.5}, -1.0, 0.0, 0.275),
+    ],
+)
+def test_the_critics_loss_is_square_huber_or_clipped(options, said_before, error, loss):
+    algorithm = ippo(envs=2, length=2, minibatches=1, **options, **TINY)
+    learned, lessons, _ = lessons_of(algorithm, Matrix())
+    value = learned.critic.unroll(lessons.critic_memory[0], lessons.seen, lessons.first)[1][..., 0]
+    lessons = dataclasses.replace(lessons, value=value + said_before, target=value + error)
+    np.testing.assert_allclose(algorithm._critic_loss(learned.critic, lessons)[0], loss, rtol=1e-5, atol=1e-9)
+
+
+@pytest.mark.parametrize(("steps", "weight"), [(0, 0.4), (50, 0.25), (100, 0.1), (500, 0.1)])
+def test_entropy_is_worth_its_weight_of_the_hour(steps, weight):
+    algorithm = ippo(envs=2, length=2, minibatches=1, entropy=0.4, entropy_end=0.1, entropy_steps=100, **TINY)
+    learned, lessons, _ = lessons_of(algorithm, Matrix())
+    learned = dataclasses.replace(learned, steps=jnp.int32(steps))
+    lessons = dataclasses.replace(lessons, advantage=jnp.zeros_like(lessons.advantage))
+    loss, told = algorithm._actor_loss(learned, learned.actor, lessons, jax.random.key(0))
+    assert told["entropy"] > 1
+    np.testing.assert_allclose(loss, -weight * told["entropy"], rtol=1e-6)
+
+
 @pytest.mark.parametrize("advantage", [1.0, 0.0, -1.0])
 @pytest.mark.parametrize("shift", [200.0, -200.0])
 def test_a_policy_that_has_moved_very_far_still_has_a_gradient(shift, advantage):

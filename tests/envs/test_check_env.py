@@ -10,6 +10,7 @@ import pytest
 from jaxtyping import Array
 
 import marlet
+from marlet import catalogue
 from marlet.envs.base import Env, make_step
 from marlet.errors import EnvironmentFault
 from marlet.options import option
@@ -65,6 +66,11 @@ def test_a_sound_environment_passes(env):
     assert {"spec", "purity", "deaths", "one compilation"} <= set(passed)
     assert ("levels" in passed, "render" in passed) == (bool(env.spec.levels), False)  # it draws nothing
     assert len(set(passed)) == len(passed)
+
+
+@pytest.mark.parametrize("name", catalogue.env_names())
+def test_every_environment_passes_as_it_is_by_default(name):
+    assert check_env(catalogue.make_env(name), episodes=1)
 
 
 def test_what_is_no_environment_is_refused():

@@ -60,7 +60,8 @@ class CounterfactualActors(Algorithm):
     The critic sees the state, the agent's own observation, who it is and the others' actions, and names a value for each
     action of its own. Its targets are lambda-returns of the team's mean reward with a target network. The next joint
     action in them is the one taken; where an episode was cut off, or the rollout ends, it is drawn from the policies at
-    the step reached. After the death of all nothing follows. Agents that are dead are not trained on.
+    the step reached. After the death of all nothing follows. Actors learn nothing of their dead; the critic, whose value is
+    the team's, learns from every agent's view as long as one lives.
     """
 
     envs: int = option(16, "environments stepped side by side", low=1)
