@@ -8,11 +8,15 @@ league has kept: one after every `EVERY` updates from first to last, all with on
 themselves. Each player learns against such past selves of the other, drawn evenly. The bonus for entropy, which falls over the
 run, keeps players from running off to pure strategies, where nothing more is learned; it draws them to even play, which is an
 equilibrium of the even games only.
+
+A second table tells the same of two `wolf_phc`, which learn against each other as they are, from tables of chances. Both begin
+with their first action in eight of ten rounds, far off any equilibrium here. The average is of all their policies so far.
 """
 
 import sys
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -36,6 +40,7 @@ GAMES = {
 }
 """What the first player wins from the second."""
 ENVS, EVERY = 64, 100
+OFTEN = 0.8
 
 
 def players(updates: int) -> Sides:
@@ -92,20 +97,40 @@ def played(payoff: Any, *, steps: float, seeds: int) -> tuple[Float[np.ndarray, 
     return np.concatenate([before[:, :1], after], axis=1), [np.asarray(chances) for chances in average]
 
 
+def climbed(payoff: Any, *, steps: float, seeds: int) -> tuple[Float[np.ndarray, "seeds 3"], list[np.ndarray]]:
+    """The same of two policy climbers that begin with their first action in `OFTEN` of all rounds."""
+    env = Matrix(payoff=opposed(payoff))
+    training = Training(env, marlet.wolf_phc(), seeds=seeds)
+    training.start()
+    uneven = np.full(len(payoff), (1 - OFTEN) / (len(payoff) - 1), np.float32)
+    uneven[0] = OFTEN
+    begun = training.snapshot()
+    of = lambda progress: (progress.learned.policy, progress.learned.average)  # noqa: E731
+    begun = eqx.tree_at(of, begun, tuple(np.broadcast_to(uneven, leaf.shape) for leaf in of(begun)))
+    training.restore(begun)
+    training.advance(int(steps))
+
+    judged = jax.jit(jax.vmap(lambda one, two: nash_conv(jnp.asarray(env.table), (one, two))))
+    policies = [leaf[:, :, 0] for leaf in (begun.learned.policy, *of(training.snapshot()))]
+    far = np.stack([judged(policy[:, 0], policy[:, 1]) for policy in policies], axis=1)
+    return far, [policies[-1][:, agent] for agent in (0, 1)]
+
+
 def main() -> None:
     given = options(__doc__, steps=1e6, seeds=5).parse_args()
-    rows = []
-    for game, payoff in GAMES.items():
-        far, average = played(payoff, steps=given.steps, seeds=given.seeds)
-        before, latest, mean = (told(column) for column in far.T)
-        print(game, before, latest, mean, file=sys.stderr, flush=True)
-        shown = " / ".join(listed(np.median(chances, axis=0)) for chances in average)
-        aim = " / ".join(listed(zero_sum(jnp.asarray(own, jnp.float32))[1]) for own in (payoff, -np.transpose(payoff)))
-        rows.append(
-            {"game": game, "before learning": before, "latest": latest, "average": mean}
-            | {"average policies": shown, "equilibrium": aim}
-        )
-    report("equilibrium", rows, given.page)
+    for title, play in {"equilibrium": played, "climbers": climbed}.items():
+        rows = []
+        for game, payoff in GAMES.items():
+            far, average = play(payoff, steps=given.steps, seeds=given.seeds)
+            before, latest, mean = (told(column) for column in far.T)
+            print(title, game, before, latest, mean, file=sys.stderr, flush=True)
+            shown = " / ".join(listed(np.median(chances, axis=0)) for chances in average)
+            aims = (zero_sum(jnp.asarray(own, jnp.float32))[1] for own in (payoff, -np.transpose(payoff)))
+            rows.append(
+                {"game": game, "before learning": before, "latest": latest, "average": mean}
+                | {"average policies": shown, "equilibrium": " / ".join(map(listed, aims))}
+            )
+        report(title, rows, given.page)
 
 
 def listed(chances: Any) -> str:

@@ -111,6 +111,15 @@ def test_the_average_of_selves_is_of_the_one_after_every_update(monkeypatch):
         assert updates == 1 or not np.allclose(average, latest, atol=1e-3)
 
 
+@pytest.mark.parametrize("game", ["matching pennies", "rock, paper, scissors"])
+def test_the_average_of_climbers_nears_equilibrium_from_far_off(game):
+    """And what they play in the end is farther from it."""
+    before, latest, average = np.median(equilibrium.climbed(equilibrium.GAMES[game], steps=1e5, seeds=3)[0], axis=0)
+    assert before > 1.1
+    assert average < 0.12
+    assert average < latest
+
+
 @pytest.mark.learn
 @pytest.mark.parametrize("game", ["uneven pennies", "uneven rock, paper, scissors"])
 def test_self_play_leaves_even_play_for_an_uneven_equilibrium(game):
