@@ -67,8 +67,8 @@ def refused(capsys, *argv, code=2):
 def test_the_other_team_is_named_on_the_command_line(home):
     def sides_of(name, *versus):
         """The league of a run against these, and the kinds of its sides, once it is over."""
-        argv = ["train", "tabular_iql", "soccer", "--envs", "2", *TINY, "--out", str(home), "--name", name]
-        assert cli.main([*argv, "--versus", *versus]) == 0
+        argv = ["train", "tabular_iql", "matrix", "--env.game", "rock_paper_scissors", "--envs", "2", *TINY]
+        assert cli.main([*argv, "--out", str(home), "--name", name, "--versus", *versus]) == 0
         told = Run(home / name).options["algorithm"]
         return told["league"], [side["type"] for side in told["sides"]]
 
@@ -671,6 +671,29 @@ def test_ctrl_c_is_answered_saves_and_says_how_to_go_on(tmp_path):
     assert "Traceback" not in end
     assert list((tmp_path / "runs" / "long" / "checkpoints").iterdir())
     assert list((tmp_path / "cache" / "marlet").glob("jax-*"))
+
+
+def test_ctrl_c_that_comes_where_nothing_can_be_raised_comes_again():
+    """Python throws away what a callback of its garbage collector raises, and JAX has such a callback."""
+    program = """
+import gc, os, signal, sys, time, types
+from marlet import __main__
+
+def command():
+    gc.callbacks.append(lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    try:
+        gc.collect()
+        gc.callbacks.clear()
+        time.sleep(20)
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+sys.modules["marlet.cli"] = types.SimpleNamespace(main=command)
+sys.exit(__main__.main())
+"""
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert (ended.returncode, ended.stderr) == (130, "")
 
 
 # The progress line
