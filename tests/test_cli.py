@@ -680,7 +680,7 @@ import gc, os, signal, sys, time, types
 from marlet import __main__
 
 def command():
-    gc.callbacks.append(lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    gc.callbacks.append(lambda phase, _: phase == "start" and os.kill(os.getpid(), signal.SIGINT))
     try:
         gc.collect()
         gc.callbacks.clear()

@@ -187,9 +187,13 @@ def _flushed(path: Path) -> dict[str, Any]:
 
 
 def _error_number(cause: OSError | SafetensorError) -> int:
-    """Safetensors tells it in words: "... No space left on device (os error 28)"."""
+    """What went wrong with the file. Safetensors tells it in words: "... No space left on device (os error 28)"."""
+    if isinstance(cause, OSError):
+        return cause.errno or errno.EIO
     told = re.search(r"os error (\d+)", str(cause))
-    return (cause.errno if isinstance(cause, OSError) else told and int(told[1])) or errno.EIO
+    if told is None:
+        raise cause  # not the disk's fault
+    return int(told[1])
 
 
 def _flush_folder(path: Path) -> None:
