@@ -673,13 +673,26 @@ def test_ctrl_c_is_answered_saves_and_says_how_to_go_on(tmp_path):
     assert list((tmp_path / "cache" / "marlet").glob("jax-*"))
 
 
-def test_ctrl_c_that_comes_where_nothing_can_be_raised_comes_again():
-    """Python throws away what a callback of its garbage collector raises, and JAX has such a callback."""
-    program = """
-import gc, os, signal, sys, time, types
+def left(body):
+    """Exit code, error output and seconds of `marlet` where this is the body of its command."""
+    program = f"""
+import gc, os, signal, sys, threading, time, types
 from marlet import __main__
 
 def command():
+{body}
+
+sys.modules["marlet.cli"] = types.SimpleNamespace(main=command)
+sys.exit(__main__.main())
+"""
+    begun = time.monotonic()
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    return ended.returncode, ended.stderr, time.monotonic() - begun
+
+
+def test_ctrl_c_that_comes_where_nothing_can_be_raised_comes_again():
+    """Python throws away what a callback of its garbage collector raises, and JAX has such a callback."""
+    code, told, _ = left("""
     gc.callbacks.append(lambda phase, _: phase == "start" and os.kill(os.getpid(), signal.SIGINT))
     try:
         gc.collect()
@@ -688,12 +701,18 @@ def command():
     except KeyboardInterrupt:
         return 130
     return 0
+""")
+    assert (code, told) == (130, "")
 
-sys.modules["marlet.cli"] = types.SimpleNamespace(main=command)
-sys.exit(__main__.main())
-"""
-    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
-    assert (ended.returncode, ended.stderr) == (130, "")
+
+@pytest.mark.parametrize(("code", "at_once"), [(130, True), (0, False)])
+def test_who_stops_does_not_wait_for_what_is_compiled_beside(code, at_once):
+    ended_with, told, seconds = left(f"""
+    threading.Thread(target=time.sleep, args=(8,)).start()
+    print("Stopped.", file=sys.stderr)
+    return {code}
+""")
+    assert (ended_with, told, seconds < 6) == (code, "Stopped.\n", at_once)
 
 
 # The progress line
