@@ -27,9 +27,12 @@ def work_of(algorithm: Any, spec: Any) -> Work:
     """
     d, s = spec.obs_shape[0], spec.state_size
     index = spec.num_agents * (algorithm.sees_index and algorithm.sharing != "own")
-    seen = {"obs": d, "state": s, "both": s + d}[algorithm.critic_sees]
     sizes, cell = (algorithm.hidden, algorithm.memory), algorithm.cell
-    both = sum(multiply_adds(x + index, *sizes, y, cell=cell) for x, y in ((d, spec.num_actions), (seen, 1)))
+    if algorithm.critic_sees == "hidden":
+        ways = [(d, spec.num_actions + 1)]
+    else:
+        ways = [(d, spec.num_actions), ({"obs": d, "state": s, "both": s + d}[algorithm.critic_sees], 1)]
+    both = sum(multiply_adds(inputs + index, *sizes, outputs, cell=cell) for inputs, outputs in ways)
     return Work(
         multiply_adds=spec.num_agents * both * (1 + 3 * algorithm.epochs),
         rows=spec.num_agents * algorithm.envs * algorithm.length // algorithm.minibatches,

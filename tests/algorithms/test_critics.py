@@ -216,8 +216,8 @@ def test_losses_of_policies_are_means_over_the_living():
         more = shouting(lessons, "advantage", "target")
         more = dataclasses.replace(more, acts=lessons.acts & count, counts=lessons.counts & count)
         of = lambda one: (  # noqa: E731
-            algorithm._actor_loss(learned, learned.actor, one, jax.random.key(1))[0],
-            algorithm._critic_loss(learned.critic, one)[0],
+            algorithm._actor_loss(learned, one.chosen_by(learned.actor), one, jax.random.key(1))[0],
+            algorithm._critic_loss(one.judged_by(learned.critic), one)[0],
         )
         return of(lessons), of(beside(lessons, more))
 

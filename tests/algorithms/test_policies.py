@@ -83,7 +83,10 @@ def test_the_gradient_at_the_uniform_policy_is_exact(make):
         actor_memory=np.zeros((1, 9, 2, 0), np.float32),
         critic_memory=np.zeros((1, 9, 2, 0), np.float32),
     )
-    loss = lambda actor, lessons: algorithm._actor_loss(learned, actor, lessons, jax.random.key(0))[0]  # noqa: E731
+
+    def loss(actor, lessons):
+        return algorithm._actor_loss(learned, lessons.chosen_by(actor), lessons, jax.random.key(0))[0]
+
     gradient = -2 * np.asarray(jax.jit(jax.grad(loss))(actor, lessons).copies.last.bias)  # a mean over two agents
     for agent, table in enumerate((CLIMBING, CLIMBING.T)):
         values = table.mean(1)
@@ -102,7 +105,7 @@ def test_no_pass_profits_beyond_the_clip():
         moved = dataclasses.replace(
             lessons, log_prob=lessons.log_prob - shift, advantage=jnp.full_like(lessons.advantage, advantage)
         )
-        loss = lambda actor: algorithm._actor_loss(learned, actor, moved, jax.random.key(0))[0]  # noqa: E731
+        loss = lambda actor: algorithm._actor_loss(learned, moved.chosen_by(actor), moved, jax.random.key(0))[0]  # noqa: E731
         return sum(jnp.abs(leaf).sum() for leaf in jax.tree.leaves(jax.grad(loss)(learned.actor)))
 
     # `lessons` hold the log-probabilities of the first round; the fresh actor of the same key gives the same.
@@ -128,9 +131,9 @@ def test_no_pass_profits_beyond_the_clip():
 def test_the_critics_loss_is_square_huber_or_clipped(options, said_before, error, loss):
     algorithm = ippo(envs=2, length=2, minibatches=1, **options, **TINY)
     learned, lessons, _ = lessons_of(algorithm, Matrix())
-    value = learned.critic.unroll(lessons.critic_memory[0], lessons.seen, lessons.first)[1][..., 0]
+    value = lessons.judged_by(learned.critic)
     lessons = dataclasses.replace(lessons, value=value + said_before, target=value + error)
-    np.testing.assert_allclose(algorithm._critic_loss(learned.critic, lessons)[0], loss, rtol=1e-5, atol=1e-9)
+    np.testing.assert_allclose(algorithm._critic_loss(value, lessons)[0], loss, rtol=1e-5, atol=1e-9)
 
 
 @pytest.mark.parametrize(("steps", "weight"), [(0, 0.4), (50, 0.25), (100, 0.1), (500, 0.1)])
@@ -139,7 +142,7 @@ def test_entropy_is_worth_its_weight_of_the_hour(steps, weight):
     learned, lessons, _ = lessons_of(algorithm, Matrix())
     learned = dataclasses.replace(learned, steps=jnp.int32(steps))
     lessons = dataclasses.replace(lessons, advantage=jnp.zeros_like(lessons.advantage))
-    loss, told = algorithm._actor_loss(learned, learned.actor, lessons, jax.random.key(0))
+    loss, told = algorithm._actor_loss(learned, lessons.chosen_by(learned.actor), lessons, jax.random.key(0))
     assert told["entropy"] > 1
     np.testing.assert_allclose(loss, -weight * told["entropy"], rtol=1e-6)
 
@@ -152,7 +155,7 @@ def test_a_policy_that_has_moved_very_far_still_has_a_gradient(shift, advantage)
     moved = dataclasses.replace(
         lessons, log_prob=lessons.log_prob - shift, advantage=jnp.full_like(lessons.advantage, advantage)
     )
-    loss = lambda actor: algorithm._actor_loss(learned, actor, moved, jax.random.key(0))[0]  # noqa: E731
+    loss = lambda actor: algorithm._actor_loss(learned, moved.chosen_by(actor), moved, jax.random.key(0))[0]  # noqa: E731
     value, gradient = jax.value_and_grad(loss)(learned.actor)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((value, gradient)))
 
@@ -182,8 +185,9 @@ def test_each_agent_learns_from_what_those_before_it_changed(monkeypatch):
 
     @jax.jit
     def ratio_of(team, lessons):
-        _, outputs = team.unroll(lessons.actor_memory[0], lessons.obs, lessons.first)
-        return jnp.exp(Categorical().log_prob(outputs, lessons.available, lessons.action) - lessons.log_prob)
+        return jnp.exp(
+            Categorical().log_prob(lessons.chosen_by(team), lessons.available, lessons.action) - lessons.log_prob
+        )
 
     team, factor = learned.actor, np.ones((1, 6))
     for place, agent in enumerate(np.asarray(jax.random.permutation(jax.random.split(key)[0], 3))):
@@ -206,6 +210,7 @@ def test_each_agent_learns_from_what_those_before_it_changed(monkeypatch):
         (ia2c, True, dict(normaliser=Raw(), length=7)),
         (maa2c, True, dict(sharing="own", memory=4, decay=0.6, epochs=4, minibatches=2)),
         (mapg, False, dict(value_clip=0.5)),
+        (ippo, True, dict(critic_sees="hidden", memory=4, normaliser=PopArt())),
     ],
 )
 def test_the_endless_game_is_worth_ten(make, known, options):
@@ -228,8 +233,49 @@ def test_values_move_from_what_the_critic_says_when_learning_begins(normaliser):
     """`value_clip` holds them near it; statistics that have moved on must not look like a move of the critic."""
     algorithm = ippo(envs=2, length=3, minibatches=1, normaliser=normaliser, **TINY)
     after, lessons, _ = lessons_of(algorithm, Endless())
-    _, outputs = after.critic.unroll(lessons.critic_memory[0], lessons.seen, lessons.first)
-    np.testing.assert_allclose(outputs[..., 0], lessons.value, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(lessons.judged_by(after.critic), lessons.value, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("options", [dict(memory=4), dict(memory=4, sharing="own"), dict(hidden=(8, 3))])
+def test_a_critic_of_what_the_actor_holds_is_another_last_layer_of_the_actor(options):
+    """Values are made of the actor's memory or hidden layer, and its gradient reaches what the two share."""
+    algorithm = ippo(critic_sees="hidden", envs=3, length=5, minibatches=1, **(TINY | options))
+    learned, played = first_rollout(algorithm, Endless())
+    t = played.transitions
+
+    @jax.jit
+    def said(actor, critic):
+        """What is asked of the one and of the other, each by itself."""
+        net = actor.copies
+        if net.gru is None:
+            held = jax.tree.map(lambda leaf: leaf[0], net).features(actor._seen(t.now.obs))
+        else:
+            held, _ = actor.unroll(played.memory[0], t.now.obs, t.first)
+        return critic.step(jnp.zeros((*held.shape[:-1], 0)), held)[1][..., 0]
+
+    after, lessons = taken(algorithm, learned, played)
+    value = said(learned.actor, learned.critic)
+    worth = lambda statistics, critic, value: algorithm.normaliser.real(statistics, critic, value.reshape(5, 3, 2))  # noqa: E731
+    np.testing.assert_allclose(
+        worth(after.statistics, after.critic, lessons.value),
+        worth(learned.statistics, learned.critic, value),
+        atol=1e-4,
+    )
+
+    def apart(teams):
+        actor, critic = teams
+        acting, _ = algorithm._actor_loss(after, lessons.chosen_by(actor), lessons, jax.random.key(0))
+        value = said(actor, critic).reshape(lessons.value.shape)
+        return acting + algorithm._critic_loss(value, lessons)[0]
+
+    teams = (after.actor, after.critic)
+    expected = jax.jit(jax.grad(apart))(teams)
+    found = jax.jit(jax.grad(lambda teams: algorithm._both_losses(after, teams, lessons, jax.random.key(0))[0]))(teams)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), found, expected)
+    judging = jax.grad(
+        lambda actor: algorithm._critic_loss(said(actor, after.critic).reshape(lessons.value.shape), lessons)[0]
+    )
+    assert max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(judging(after.actor).copies.layers)) > 1e-4
 
 
 @pytest.mark.parametrize("known", [True, False])
@@ -358,6 +404,8 @@ def test_what_does_not_fit_is_refused_with_the_cure():
         happo().check(teams)
     with pytest.raises(MarletError, match="Set sharing to 'own'"):
         happo(sharing="shared").check(Endless().spec)
+    with pytest.raises(MarletError, match="Set critic_sees to 'obs'"):
+        happo(critic_sees="hidden").check(Endless().spec)
     with pytest.raises(MarletError, match="Use more envs, or fewer minibatches"):
         ippo(envs=2, length=1).check(teams)
     with pytest.raises(MarletError, match=r"vectors of size 2.*squashed"):

@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 from marlet.algorithms.policy_gradient import Learned, Lessons, PolicyGradient
 from marlet.options import changed
 from marlet.parts.descent import numbers_of
-from marlet.parts.nets import Team
+from marlet.parts.nets import Team, two_headed
 from marlet.types import Key, Metrics
 
 
@@ -45,10 +45,16 @@ class PolicyGradientTogether(PolicyGradient):
     def _both_losses(
         self, learned: Learned, teams: tuple[Team, Team], lessons: Lessons, key: Key, axis: str | None = None
     ) -> tuple[Float[Array, ""], Metrics]:
-        """Of actors and critics, whose gradients do not meet."""
+        """Of actors and critics, whose gradients meet only in what they share."""
+        actor, critic = teams
+        if self.critic_sees == "hidden":
+            both = lessons.chosen_by(two_headed(actor, critic))
+            outputs, value = both[..., :-1], both[..., -1]
+        else:
+            outputs, value = lessons.chosen_by(actor), lessons.judged_by(critic)
         acting, judged = numbers_of((lessons.acts, lessons.counts), learned.spec, axis)
-        actor_loss, actor_metrics = self._actor_loss(learned, teams[0], lessons, key, acting)
-        critic_loss, critic_metrics = self._critic_loss(teams[1], lessons, judged)
+        actor_loss, actor_metrics = self._actor_loss(learned, outputs, lessons, key, acting)
+        critic_loss, critic_metrics = self._critic_loss(value, lessons, judged)
         return actor_loss + critic_loss, actor_metrics | critic_metrics
 
 

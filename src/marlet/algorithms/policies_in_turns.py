@@ -33,12 +33,17 @@ class PolicyGradientInTurns(PolicyGradient):
                 f"{self.name} lets agents learn one after the other, but sharing is '{self.sharing}': agents that "
                 "use one network can only learn together. Set sharing to 'own'."
             )
+        if self.critic_sees == "hidden":
+            raise MarletError(
+                f"{self.name} lets its critic learn before its actors, but critic_sees is 'hidden': a critic that shares "
+                "its actor's layers can only learn with it. Set critic_sees to 'obs', 'state' or 'both'."
+            )
 
     def _improved(self, learned: Learned, lessons: Lessons, axis: str | None, *, key: Key) -> tuple[Learned, Metrics]:
         critic_key, actor_key = jax.random.split(key)
         (critic,), (critic_optimiser,), critic_metrics = self._descend(
             lambda critics, lessons, key: self._critic_loss(
-                critics[0], lessons, numbers_of(lessons.counts, learned.spec, axis)
+                lessons.judged_by(critics[0]), lessons, numbers_of(lessons.counts, learned.spec, axis)
             ),
             learned,
             (learned.critic,),
@@ -73,7 +78,7 @@ class PolicyGradientInTurns(PolicyGradient):
             own = replace(lessons, advantage=lessons.advantage * factor[..., None], acts=lessons.acts & mine)
             (after,), (optimiser_after,), metrics = self._descend(
                 lambda actors, lessons, key: self._actor_loss(
-                    learned, actors[0], lessons, key, numbers_of(lessons.acts, learned.spec, axis)
+                    learned, lessons.chosen_by(actors[0]), lessons, key, numbers_of(lessons.acts, learned.spec, axis)
                 ),
                 learned,
                 (actor,),
@@ -85,8 +90,7 @@ class PolicyGradientInTurns(PolicyGradient):
             only = lambda new, old: jnp.where(mine.reshape(-1, *(1,) * (new.ndim - 1)), new, old)  # noqa: E731
             actor = jax.tree.map(only, after, actor)
             optimiser = jax.tree.map(only, optimiser_after, optimiser)
-            _, outputs = actor.unroll(lessons.actor_memory[0], lessons.obs, lessons.first)
-            likelier = head.log_prob(outputs, lessons.available, lessons.action) - lessons.log_prob
+            likelier = head.log_prob(lessons.chosen_by(actor), lessons.available, lessons.action) - lessons.log_prob
             factor = factor * ratio_of(jnp.where(own.acts, likelier, 0.0).sum(-1))
             return (actor, optimiser, factor), metrics
 

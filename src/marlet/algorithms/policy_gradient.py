@@ -28,7 +28,7 @@ from marlet.parts.descent import (
 )
 from marlet.parts.experience import Seen, at_cuts, cuts_of, following
 from marlet.parts.heads import Action, Categorical, Gaussian, Head, head_for
-from marlet.parts.nets import Team, uses_of
+from marlet.parts.nets import Team, two_headed, uses_of
 from marlet.parts.normalisers import Normaliser, PopArt, Statistics
 from marlet.parts.shards import averaged
 from marlet.types import Key, Memory, Metrics, Rollout, Spec, Step, Transition
@@ -73,6 +73,14 @@ class Lessons(eqx.Module):
     """Before the sequence."""
     critic_memory: Float[Array, "1 K n m"]
 
+    def chosen_by(self, actor: Team) -> Float[Array, "L K n o"]:
+        """What an actor says of the choice to make at each step."""
+        return actor.unroll(self.actor_memory[0], self.obs, self.first)[1]
+
+    def judged_by(self, critic: Team) -> Float[Array, "L K n"]:
+        """What a critic says each step is worth, in its units."""
+        return critic.unroll(self.critic_memory[0], self.seen, self.first)[1][..., 0]
+
 
 @dataclass(frozen=True)
 class PolicyGradient(Algorithm):
@@ -80,7 +88,12 @@ class PolicyGradient(Algorithm):
 
     envs: int = option(32, "environments stepped side by side", low=1)
     length: int = option(25, "steps of each environment between two rounds of learning", low=1)
-    critic_sees: str = option("obs", "what the critic is told of each agent's step", choices=("obs", "state", "both"))
+    critic_sees: str = option(
+        "obs",
+        "what the critic is told of each agent's step; hidden: what the actor's memory or last hidden layer holds, so that "
+        "the two share all but their last layers",
+        choices=("obs", "state", "both", "hidden"),
+    )
     team_reward: bool = option(False, "learn from the mean reward of an agent's team instead of its own")
     sharing: str = option("shared", "which agents use one network", choices=("shared", "own", "kinds"))
     hidden: tuple[int, ...] = option((64, 64), "units of each hidden layer", low=1)
@@ -129,21 +142,21 @@ class PolicyGradient(Algorithm):
         actor_key, critic_key = jax.random.split(key)
         uses = uses_of(self.sharing, spec)
         sees_index = self.sees_index and len(set(uses)) < spec.num_agents
-        make = lambda inputs, outputs, scale, key: Team(  # noqa: E731
+        make = partial(
+            Team,
             uses,
-            inputs,
-            self.hidden,
-            self.memory,
-            outputs,
-            key=key,
+            hidden=self.hidden,
+            memory_size=self.memory,
             cell=self.cell,
             sees_index=sees_index,
-            last_scale=scale,
             activation=self.activation,
         )
         d, s = spec.obs_shape[0], spec.state_size
-        actor = make(d, head_for(spec, self.head).outputs(spec.num_actions), 0.01, actor_key)
-        critic = make({"obs": d, "state": s, "both": s + d}[self.critic_sees], 1, 1.0, critic_key)
+        actor = make(d, outputs=head_for(spec, self.head).outputs(spec.num_actions), last_scale=0.01, key=actor_key)
+        if self.critic_sees == "hidden":
+            critic = Team(uses, actor.copies.last.weight.shape[-2], (), 0, 1, key=critic_key)
+        else:
+            critic = make({"obs": d, "state": s, "both": s + d}[self.critic_sees], outputs=1, key=critic_key)
         return Learned(
             actor=actor,
             critic=critic,
@@ -159,7 +172,7 @@ class PolicyGradient(Algorithm):
         return self.envs % devices == 0 and sequences % (devices * self.minibatches) == 0
 
     def reads_state(self) -> bool:
-        return self.critic_sees != "obs"
+        return self.critic_sees in ("state", "both")
 
     def blank(self, learned: Learned, batch: int) -> Memory:
         return learned.actor.blank(batch), learned.critic.blank(batch)
@@ -173,7 +186,7 @@ class PolicyGradient(Algorithm):
         if greedy:
             return (actor_memory, critic_memory), head.mode(outputs, step.available), {}
         action = head.draw(outputs, step.available, key=key)
-        if self.memory:
+        if self.memory and self.critic_sees != "hidden":
             critic_memory, _ = learned.critic.step(critic_memory, self._seen(step))
         log_prob = head.log_prob(outputs, step.available, action)
         return (actor_memory, critic_memory), action, {"log_prob": log_prob}
@@ -194,10 +207,14 @@ class PolicyGradient(Algorithm):
         steps = t.first.shape[0]
         actor_memory, critic_memory = rollout.memory
         seen, cuts = self._seen(t.now), cuts_of(t, learned.spec)
-        memories, outputs = learned.critic.unroll(critic_memory, seen, t.first)
-        _, last = learned.critic.step(memories[-1], self._seen(jax.tree.map(lambda leaf: leaf[-1], t.next)))
-        _, finals = learned.critic.step(at_cuts(memories, cuts.at), self._seen(cuts.seen))
-        real = lambda output: self.normaliser.real(learned.statistics, learned.critic, output[..., 0])  # noqa: E731
+        if self.critic_sees == "hidden":
+            judge, judge_memory = two_headed(learned.actor, learned.critic), actor_memory
+        else:
+            judge, judge_memory = learned.critic, critic_memory
+        memories, outputs = judge.unroll(judge_memory, seen, t.first)
+        _, last = judge.step(memories[-1], self._seen(jax.tree.map(lambda leaf: leaf[-1], t.next)))
+        _, finals = judge.step(at_cuts(memories, cuts.at), self._seen(cuts.seen))
+        real = lambda output: self.normaliser.real(learned.statistics, learned.critic, output[..., -1])  # noqa: E731
         value = real(outputs)
         next_value = following(jnp.concatenate([value, real(last)[None]]), real(finals), cuts.at)
 
@@ -216,7 +233,7 @@ class PolicyGradient(Algorithm):
             action=t.action,
             log_prob=t.extra["log_prob"],
             advantage=standardised(advantage, t.now.alive, learned.actor.uses, axis) if self.standardise else advantage,
-            value=outputs[..., 0]
+            value=outputs[..., -1]
             if critic is learned.critic
             else self.normaliser.normalised(statistics, critic, value),
             target=self.normaliser.normalised(statistics, critic, returns),
@@ -233,12 +250,17 @@ class PolicyGradient(Algorithm):
         return replace(learned, statistics=statistics, critic=critic), lessons, averaged(metrics, axis)
 
     def _actor_loss(
-        self, learned: Learned, actor: Team, lessons: Lessons, key: Key, number: Float[Array, ""] | None = None
+        self,
+        learned: Learned,
+        outputs: Float[Array, "L K n o"],
+        lessons: Lessons,
+        key: Key,
+        number: Float[Array, ""] | None = None,
     ) -> tuple[Float[Array, ""], Metrics]:
-        """Less the clipped gain (Schulman et al. 2017, arXiv:1707.06347, equation 7) and the entropy bonus."""
+        """Less the clipped gain (Schulman et al. 2017, arXiv:1707.06347, equation 7) and the entropy bonus, from the
+        actor's outputs."""
         head = head_for(learned.spec, self.head)
         entropy_weight = linear(learned.steps, self.entropy, self.entropy_end, self.entropy_steps)
-        _, outputs = actor.unroll(lessons.actor_memory[0], lessons.obs, lessons.first)
         change = head.log_prob(outputs, lessons.available, lessons.action) - lessons.log_prob
         ratio = ratio_of(jnp.where(lessons.acts, change, 0.0))
         bounded = jnp.clip(ratio, 1 - self.clip, 1 + self.clip)
@@ -249,11 +271,9 @@ class PolicyGradient(Algorithm):
         return loss, {"entropy": entropy, "clipped": mean(jnp.abs(ratio - 1) > self.clip)}
 
     def _critic_loss(
-        self, critic: Team, lessons: Lessons, number: Float[Array, ""] | None = None
+        self, value: Float[Array, "L K n"], lessons: Lessons, number: Float[Array, ""] | None = None
     ) -> tuple[Float[Array, ""], Metrics]:
         """The squared or Huber error of the values, in the critic's units."""
-        _, outputs = critic.unroll(lessons.critic_memory[0], lessons.seen, lessons.first)
-        value = outputs[..., 0]
         measure = (
             (lambda error: optax.losses.huber_loss(error, delta=self.huber)) if self.huber else (lambda e: e**2 / 2)
         )
@@ -294,7 +314,7 @@ class PolicyGradient(Algorithm):
 
     def _seen(self, step: Step | Seen) -> Float[Array, "*batch n c"]:
         """What the critic is told of each agent."""
-        if self.critic_sees == "obs":
+        if not self.reads_state():
             return step.obs
         state = jnp.broadcast_to(step.state[..., None, :], (*step.obs.shape[:-1], step.state.shape[-1]))
         return state if self.critic_sees == "state" else jnp.concatenate([state, step.obs], axis=-1)

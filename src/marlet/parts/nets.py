@@ -172,6 +172,12 @@ class Team(eqx.Module):
         return memory, outputs
 
 
+def two_headed(team: Team, other: Team) -> Team:
+    """`team` with further outputs: those that the last layer of `other` makes of the same memory or hidden layer."""
+    both = jax.tree.map(lambda one, two: jnp.concatenate([one, two], axis=-1), team.copies.last, other.copies.last)
+    return eqx.tree_at(lambda team: team.copies.last, team, both)
+
+
 def uses_of(sharing: str, spec: Spec) -> tuple[int, ...]:
     """Which copy each agent uses: `shared` one for all, `own` one each, `kinds` one for each kind of agent."""
     own = tuple(range(spec.num_agents))
