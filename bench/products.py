@@ -27,12 +27,11 @@ def work_of(algorithm: Any, spec: Any) -> Work:
     """
     d, s = spec.obs_shape[0], spec.state_size
     index = spec.num_agents * (algorithm.sees_index and algorithm.sharing != "own")
-    sizes, cell = (algorithm.hidden, algorithm.memory), algorithm.cell
-    if algorithm.critic_sees == "hidden":
-        ways = [(d, spec.num_actions + 1)]
-    else:
-        ways = [(d, spec.num_actions), ({"obs": d, "state": s, "both": s + d}[algorithm.critic_sees], 1)]
-    both = sum(multiply_adds(inputs + index, *sizes, outputs, cell=cell) for inputs, outputs in ways)
+    inputs = {"obs": [d, d], "state": [d, s], "both": [d, s + d], "hidden": [d]}[algorithm.critic_sees]
+    before = sum(multiply_adds(x + index, algorithm.hidden, algorithm.memory, cell=algorithm.cell) for x in inputs)
+    held = algorithm.memory or algorithm.hidden[-1]
+    after = sum(products_of(held, *algorithm.hidden_after, outputs) for outputs in (spec.num_actions, 1))
+    both = before + after
     return Work(
         multiply_adds=spec.num_agents * both * (1 + 3 * algorithm.epochs),
         rows=spec.num_agents * algorithm.envs * algorithm.length // algorithm.minibatches,
@@ -40,12 +39,16 @@ def work_of(algorithm: Any, spec: Any) -> Work:
     )
 
 
-def multiply_adds(inputs: int, hidden: tuple[int, ...], memory: int, outputs: int, *, cell: str = "gru") -> int:
-    """Of one forward pass of a network: its layers, its memory's products, and its last layer."""
-    sizes = (inputs, *hidden)
-    layers = sum(a * b for a, b in pairwise(sizes))
-    gates = {"gru": 3 * (sizes[-1] + memory), "linear": 2 * sizes[-1]}[cell]
-    return layers + memory * gates + (memory or sizes[-1]) * outputs
+def multiply_adds(inputs: int, hidden: tuple[int, ...], memory: int, *, cell: str = "gru") -> int:
+    """Of one forward pass of a network up to its memory: its layers, and the memory's products."""
+    last = (inputs, *hidden)[-1]
+    gates = {"gru": 3 * (last + memory), "linear": 2 * last}[cell]
+    return products_of(inputs, *hidden) + memory * gates
+
+
+def products_of(*sizes: int) -> int:
+    """Of one forward pass of layers, each as wide as the next one is told of."""
+    return sum(a * b for a, b in pairwise(sizes))
 
 
 def product_rate(rows: int, width: int, devices: int, quick: bool) -> Rate:

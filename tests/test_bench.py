@@ -121,9 +121,10 @@ def test_multiply_adds_are_counted_as_the_networks_are_made(name, cell):
 
 
 def test_a_network_by_hand():
-    assert load("products").multiply_adds(18, (64, 32), 0, 5) == 18 * 64 + 64 * 32 + 32 * 5
-    assert load("products").multiply_adds(18, (64,), 16, 5) == 18 * 64 + 3 * 16 * (64 + 16) + 16 * 5
-    assert load("products").multiply_adds(18, (64,), 16, 5, cell="linear") == 18 * 64 + 2 * 16 * 64 + 16 * 5
+    assert load("products").multiply_adds(18, (64, 32), 0) == 18 * 64 + 64 * 32
+    assert load("products").multiply_adds(18, (64,), 16) == 18 * 64 + 3 * 16 * (64 + 16)
+    assert load("products").multiply_adds(18, (64,), 16, cell="linear") == 18 * 64 + 2 * 16 * 64
+    assert load("products").products_of(16, 8, 5) == 16 * 8 + 8 * 5
 
 
 def test_a_product_keeps_its_rows_as_long_as_they_were():

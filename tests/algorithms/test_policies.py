@@ -236,7 +236,10 @@ def test_values_move_from_what_the_critic_says_when_learning_begins(normaliser):
     np.testing.assert_allclose(lessons.judged_by(after.critic), lessons.value, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("options", [dict(memory=4), dict(memory=4, sharing="own"), dict(hidden=(8, 3))])
+@pytest.mark.parametrize(
+    "options",
+    [dict(memory=4, hidden_after=(3, 2)), dict(memory=4, sharing="own"), dict(hidden=(8, 3), hidden_after=(5,))],
+)
 def test_a_critic_of_what_the_actor_holds_is_another_last_layer_of_the_actor(options):
     """Values are made of the actor's memory or hidden layer, and its gradient reaches what the two share."""
     algorithm = ippo(critic_sees="hidden", envs=3, length=5, minibatches=1, **(TINY | options))

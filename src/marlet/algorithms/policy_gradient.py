@@ -90,8 +90,8 @@ class PolicyGradient(Algorithm):
     length: int = option(25, "steps of each environment between two rounds of learning", low=1)
     critic_sees: str = option(
         "obs",
-        "what the critic is told of each agent's step; hidden: what the actor's memory or last hidden layer holds, so that "
-        "the two share all but their last layers",
+        "what the critic is told of each agent's step; hidden: what the actor's memory holds, or its last hidden layer, so "
+        "that the two share all that comes before",
         choices=("obs", "state", "both", "hidden"),
     )
     team_reward: bool = option(False, "learn from the mean reward of an agent's team instead of its own")
@@ -100,6 +100,7 @@ class PolicyGradient(Algorithm):
     activation: str = option("tanh", "of the hidden layers", choices=("relu", "tanh"))
     memory: int = option(0, "units of the recurrent memory of actor and critic; 0 for none", low=0)
     cell: str = option("gru", "of that memory: a GRU, or a minimal one that is linear in it", choices=("gru", "linear"))
+    hidden_after: tuple[int, ...] = option((), "units of each layer between that memory and the last layer", low=1)
     sees_index: bool = option(True, "whether agents that share a network are told which one they are")
     head: Head = option(Gaussian(), "the distribution of continuous actions; choices are always categorical")
     discount: float = option(0.95, "worth of a reward one step later", low=0.0, high=1.0)
@@ -147,6 +148,7 @@ class PolicyGradient(Algorithm):
             uses,
             hidden=self.hidden,
             memory_size=self.memory,
+            after=self.hidden_after,
             cell=self.cell,
             sees_index=sees_index,
             activation=self.activation,
@@ -154,7 +156,8 @@ class PolicyGradient(Algorithm):
         d, s = spec.obs_shape[0], spec.state_size
         actor = make(d, outputs=head_for(spec, self.head).outputs(spec.num_actions), last_scale=0.01, key=actor_key)
         if self.critic_sees == "hidden":
-            critic = Team(uses, actor.copies.last.weight.shape[-2], (), 0, 1, key=critic_key)
+            held = (*actor.copies.after, actor.copies.last)[0].weight.shape[-2]
+            critic = Team(uses, held, (), 0, 1, after=self.hidden_after, activation=self.activation, key=critic_key)
         else:
             critic = make({"obs": d, "state": s, "both": s + d}[self.critic_sees], outputs=1, key=critic_key)
         return Learned(

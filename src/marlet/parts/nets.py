@@ -15,10 +15,11 @@ ACTIVATIONS = {"relu": jax.nn.relu, "tanh": jnp.tanh}
 
 
 class Net(eqx.Module):
-    """Hidden layers, a recurrent memory where `memory_size` is not 0, and a linear last layer."""
+    """Hidden layers, a recurrent memory where `memory_size` is not 0, hidden layers after it, and a linear last layer."""
 
     layers: tuple[Linear, ...]
     gru: GRU | MinGRU | None
+    after: tuple[Linear, ...]
     last: Linear
     memory_size: int = eqx.field(static=True)
     activation: str = eqx.field(static=True)
@@ -31,24 +32,32 @@ class Net(eqx.Module):
         memory_size: int,
         outputs: int,
         *,
+        after: tuple[int, ...] = (),
         key: Key,
         cell: str = "gru",
         last_scale: float = 1.0,
         activation: str = "relu",
     ):
-        *layer_keys, gru_key, last_key = jax.random.split(key, len(hidden) + 2)
+        *layer_keys, gru_key, last_key = jax.random.split(key, len(hidden) + len(after) + 2)
         sizes = (inputs, *hidden)
-        self.layers = tuple(
-            Linear(a, b, key=layer_key) for a, b, layer_key in zip(sizes[:-1], sizes[1:], layer_keys, strict=True)
-        )
+        self.layers = _stack(sizes, layer_keys[: len(hidden)])
         self.gru = CELLS[cell](sizes[-1], memory_size, key=gru_key) if memory_size else None
-        self.last = Linear(memory_size or sizes[-1], outputs, key=last_key, scale=last_scale)
+        sizes = (memory_size or sizes[-1], *after)
+        self.after = _stack(sizes, layer_keys[len(hidden) :])
+        self.last = Linear(sizes[-1], outputs, key=last_key, scale=last_scale)
         self.memory_size = memory_size
         self.activation = activation
 
     def features(self, x: Float[Array, "*batch d"]) -> Float[Array, "*batch h"]:
         """What the layers before the memory make of the input."""
-        for layer in self.layers:
+        return self._through(self.layers, x)
+
+    def told(self, x: Float[Array, "*batch h"]) -> Float[Array, "*batch a"]:
+        """What the layers after the memory make of it, or of the features where there is none."""
+        return self.last(self._through(self.after, x))
+
+    def _through(self, layers: tuple[Linear, ...], x: Float[Array, "*batch d"]) -> Float[Array, "*batch h"]:
+        for layer in layers:
             x = ACTIVATIONS[self.activation](layer(x))
         return x
 
@@ -59,7 +68,7 @@ class Net(eqx.Module):
         x = self.features(x)
         if self.gru is not None:
             memory = x = self.gru.step(memory, x)
-        return memory, self.last(x)
+        return memory, self.told(x)
 
     def unroll(
         self, memory: Float[Array, "B m"], xs: Float[Array, "T B d"], first: Bool[Array, "T B"]
@@ -70,9 +79,14 @@ class Net(eqx.Module):
         """
         xs = self.features(xs)
         if self.gru is None:
-            return jnp.zeros((*xs.shape[:-1], 0), xs.dtype), self.last(xs)
+            return jnp.zeros((*xs.shape[:-1], 0), xs.dtype), self.told(xs)
         memories = self.gru.unroll(memory, xs, first)
-        return memories, self.last(memories)
+        return memories, self.told(memories)
+
+
+def _stack(sizes: tuple[int, ...], keys: list[Key]) -> tuple[Linear, ...]:
+    """Layers from each size to the next."""
+    return tuple(Linear(a, b, key=key) for a, b, key in zip(sizes[:-1], sizes[1:], keys, strict=True))
 
 
 class Team(eqx.Module):
@@ -95,6 +109,7 @@ class Team(eqx.Module):
         memory_size: int,
         outputs: int,
         *,
+        after: tuple[int, ...] = (),
         key: Key,
         sees_index: bool = False,
         cell: str = "gru",
@@ -103,7 +118,15 @@ class Team(eqx.Module):
     ):
         inputs += len(uses) if sees_index else 0
         make = partial(
-            Net, inputs, hidden, memory_size, outputs, cell=cell, last_scale=last_scale, activation=activation
+            Net,
+            inputs,
+            hidden,
+            memory_size,
+            outputs,
+            after=after,
+            cell=cell,
+            last_scale=last_scale,
+            activation=activation,
         )
         self.copies = jax.vmap(lambda key: make(key=key))(jax.random.split(key, max(uses) + 1))
         self.uses = uses
@@ -173,9 +196,21 @@ class Team(eqx.Module):
 
 
 def two_headed(team: Team, other: Team) -> Team:
-    """`team` with further outputs: those that the last layer of `other` makes of the same memory or hidden layer."""
-    both = jax.tree.map(lambda one, two: jnp.concatenate([one, two], axis=-1), team.copies.last, other.copies.last)
-    return eqx.tree_at(lambda team: team.copies.last, team, both)
+    """`team` with further outputs: those that `other`, which is all layers after a memory, makes of the same memory or
+    features. Their layers stand side by side; only the first sees the same."""
+    one, two = ((*net.after, net.last) for net in (team.copies, other.copies))
+    pairs = list(zip(one, two, strict=True))
+    first = jax.tree.map(lambda a, b: jnp.concatenate([a, b], axis=-1), *pairs[0])
+    *after, last = first, *(_side_by_side(a, b) for a, b in pairs[1:])
+    return eqx.tree_at(lambda team: (team.copies.after, team.copies.last), team, (tuple(after), last))
+
+
+def _side_by_side(a: Linear, b: Linear) -> Linear:
+    """A layer that does what `a` does to the first of its inputs, and what `b` does to the others."""
+    upper = jnp.pad(a.weight, ((0, 0), (0, 0), (0, b.weight.shape[-1])))
+    lower = jnp.pad(b.weight, ((0, 0), (0, 0), (a.weight.shape[-1], 0)))
+    both = jnp.concatenate([upper, lower], axis=-2), jnp.concatenate([a.bias, b.bias], axis=-1)
+    return eqx.tree_at(lambda layer: (layer.weight, layer.bias), a, both)
 
 
 def uses_of(sharing: str, spec: Spec) -> tuple[int, ...]:
