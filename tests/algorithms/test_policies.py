@@ -160,7 +160,8 @@ def test_a_policy_that_has_moved_very_far_still_has_a_gradient(shift, advantage)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((value, gradient)))
 
 
-def test_each_agent_learns_from_what_those_before_it_changed(monkeypatch):
+@pytest.mark.parametrize("memory", [0, 3])
+def test_each_agent_learns_from_what_those_before_it_changed(memory, monkeypatch):
     """Three agents in a random order, each dead at some entries: advantages are multiplied by how much likelier those
     before have made their own actions, where they acted.
 
@@ -168,7 +169,7 @@ def test_each_agent_learns_from_what_those_before_it_changed(monkeypatch):
     first action.
     """
     env = Matrix(payoff=nested(np.tile(np.arange(8.0).reshape(2, 2, 2) % 5, (3, 1, 1, 1))))
-    algorithm = happo(envs=6, length=1, minibatches=1, standardise=False, **TINY)
+    algorithm = happo(envs=6, length=1, minibatches=1, standardise=False, memory=memory, **TINY)
     learned, lessons, _ = lessons_of(algorithm, env)
     acts = jnp.arange(18).reshape(1, 6, 3) % 4 != 1
     lessons = dataclasses.replace(lessons, acts=acts)

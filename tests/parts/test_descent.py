@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from marlet.parts.descent import descend, optimiser, rested, standardised
-from marlet.parts.nets import Team
+from marlet.parts.nets import team_of
 
 pytestmark = pytest.mark.rough
 
@@ -24,7 +24,7 @@ def test_gradients_are_no_longer_than_the_most_and_0_is_no_limit(most, shortened
 @pytest.mark.parametrize(("sequences", "epochs"), [(6, 1), (7, 1), (6, 2)])
 def test_every_sequence_is_in_one_minibatch_of_an_epoch(sequences, epochs):
     """What an uneven parting leaves over is in none."""
-    team = Team((0,), 1, (), 0, 1, key=jax.random.key(0))
+    team = team_of((0,), 1, (), 0, 1, key=jax.random.key(0))
     minibatches = 3
 
     def loss(teams, lessons, key):

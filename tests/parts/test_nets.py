@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from marlet.parts.layers import MinGRU, linear_recurrence, pair_by_pair, step_by_step
-from marlet.parts.nets import Team, soft_update, uses_of
+from marlet.parts.nets import Team, soft_update, team_of, uses_of
 from marlet.types import Spec, where
 
 STEPS, BATCH, FEATURES, ACTIONS = 4, 3, 5, 2
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.rough
 
 @cache
 def make(uses, memory, **options):
-    return jax.jit(lambda: Team(uses, FEATURES, (8,), memory, ACTIONS, key=jax.random.key(1), **options))()
+    return jax.jit(lambda: team_of(uses, FEATURES, (8,), memory, ACTIONS, key=jax.random.key(1), **options))()
 
 
 def normal(*shape, seed=2):

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from marlet.parts.nets import Team
+from marlet.parts.nets import team_of
 from marlet.parts.normalisers import PopArt, Raw, Running, Statistics, preserved
 
 pytestmark = pytest.mark.rough
@@ -15,7 +15,7 @@ USES = (0, 1, 1)
 
 
 def critic(uses=USES):
-    return Team(uses, 4, (8,), 0, 1, key=jax.random.key(0))
+    return team_of(uses, 4, (8,), 0, 1, key=jax.random.key(0))
 
 
 def values(normaliser, statistics, team, obs):
@@ -24,7 +24,7 @@ def values(normaliser, statistics, team, obs):
 
 def test_pop_art_of_the_worked_example():
     """Mean 3 -> 5, spread 2 -> 4, weight 2, bias 1: the weight becomes 1, the bias 0."""
-    team = Team((0,), 1, (1,), 0, 1, key=jax.random.key(0))
+    team = team_of((0,), 1, (1,), 0, 1, key=jax.random.key(0))
     last = lambda team: (team.copies.last.weight, team.copies.last.bias)  # noqa: E731
     team = eqx.tree_at(last, team, (jnp.full((1, 1, 1), 2.0), jnp.full((1, 1), 1.0)))
     of = lambda mean, std: Statistics(jnp.ones(1), jnp.array([mean]), jnp.array([std**2]))  # noqa: E731

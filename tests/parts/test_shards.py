@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from marlet.parts.descent import standardised
-from marlet.parts.nets import Team
+from marlet.parts.nets import team_of
 from marlet.parts.normalisers import PopArt
 from marlet.parts.shards import apart, averaged, own_share
 
@@ -66,7 +66,7 @@ def test_advantages_are_standardised_over_all_environments(lived, uses):
 
 def test_statistics_take_in_the_returns_of_all_environments(lived):
     returns, counts = lived
-    critic = Team((0, 1, 1), 4, (8,), 0, 1, key=jax.random.key(0))
+    critic = team_of((0, 1, 1), 4, (8,), 0, 1, key=jax.random.key(0))
     normaliser = PopArt(rate=0.3)
     before = normaliser.init(critic)
     whole = normaliser.update(before, critic, returns, counts)

@@ -15,7 +15,7 @@ from marlet.equations.returns import continues, lambda_returns
 from marlet.equations.schedules import counted, linear
 from marlet.options import changed, option
 from marlet.parts.descent import as_single_steps, descend, mean_of, rested, standardised
-from marlet.parts.nets import Team, soft_update, uses_of
+from marlet.parts.nets import Team, soft_update, team_of, uses_of
 from marlet.types import Key, Memory, Metrics, Rollout, Spec, Step
 
 
@@ -103,7 +103,7 @@ class CounterfactualActors(Algorithm):
         actor_key, critic_key = jax.random.split(key)
         uses = uses_of(self.sharing, spec)
         n, a, d = spec.num_agents, spec.num_actions, spec.obs_shape[0]
-        actor = Team(
+        actor = team_of(
             uses,
             d,
             self.hidden,
@@ -114,7 +114,9 @@ class CounterfactualActors(Algorithm):
             sees_index=self.sees_index and len(set(uses)) < n,
             last_scale=0.01,
         )
-        critic = Team((0,) * n, spec.state_size + d + n * a, self.critic_hidden, 0, a, key=critic_key, sees_index=True)
+        critic = team_of(
+            (0,) * n, spec.state_size + d + n * a, self.critic_hidden, 0, a, key=critic_key, sees_index=True
+        )
         return Learned(
             actor=actor,
             critic=critic,

@@ -18,7 +18,7 @@ from marlet.parts.descent import mean_of, moved, numbers_of, once, optimiser
 from marlet.parts.experience import Experience, at_cuts, following
 from marlet.parts.heads import Action, Squashed
 from marlet.parts.mixers import Apart, Mixer, Monotonic
-from marlet.parts.nets import Team, soft_update, uses_of
+from marlet.parts.nets import Team, soft_update, team_of, uses_of
 from marlet.parts.replay import Replay
 from marlet.parts.shards import apart, averaged, own_share
 from marlet.types import Key, Memory, Metrics, Rollout, Spec, Step
@@ -113,7 +113,7 @@ class ActorCritic(Algorithm):
         uses = uses_of(self.sharing, spec)
         sees_index = self.sees_index and len(set(uses)) < spec.num_agents
         outputs = (2 if self.soft and spec.continuous else 1) * spec.num_actions
-        actor = Team(
+        actor = team_of(
             uses,
             spec.obs_shape[0],
             self.hidden,
@@ -126,7 +126,7 @@ class ActorCritic(Algorithm):
         )
         sees_all = self.critic_sees == "all"
         told = inputs_of(spec, sees_all)
-        teams = tuple(Team(uses, told, self.hidden, 0, 1, key=key, sees_index=sees_index) for key in critic_keys)
+        teams = tuple(team_of(uses, told, self.hidden, 0, 1, key=key, sees_index=sees_index) for key in critic_keys)
         critics = Critics(teams, self.mixer.init(spec, key=mixer_key), self.mixer, sees_all)
         online = Nets(actor=actor, critics=critics)
         return Learned(

@@ -12,7 +12,7 @@ from marlet.errors import MarletError
 from marlet.options import changed
 from marlet.parts.descent import numbers_of
 from marlet.parts.heads import head_for
-from marlet.parts.nets import Team
+from marlet.parts.nets import Team, alone
 from marlet.types import Key, Metrics, Spec
 
 
@@ -74,24 +74,24 @@ class PolicyGradientInTurns(PolicyGradient):
         def turn(carry, agent_and_key):
             actor, optimiser, factor = carry
             agent, key = agent_and_key
-            mine = agents == agent
-            own = replace(lessons, advantage=lessons.advantage * factor[..., None], acts=lessons.acts & mine)
+            own = lessons.of(agent)
+            own = replace(own, advantage=own.advantage * factor[..., None])
             (after,), (optimiser_after,), metrics = self._descend(
                 lambda actors, lessons, key: self._actor_loss(
                     learned, lessons.chosen_by(actors[0]), lessons, key, numbers_of(lessons.acts, learned.spec, axis)
                 ),
                 learned,
-                (actor,),
-                (optimiser,),
+                (alone(actor, agent),),
+                (jax.tree.map(lambda leaf: jax.lax.dynamic_index_in_dim(leaf, agent), optimiser),),
                 own,
                 axis,
                 key=key,
             )
-            only = lambda new, old: jnp.where(mine.reshape(-1, *(1,) * (new.ndim - 1)), new, old)  # noqa: E731
-            actor = jax.tree.map(only, after, actor)
-            optimiser = jax.tree.map(only, optimiser_after, optimiser)
-            likelier = head.log_prob(lessons.chosen_by(actor), lessons.available, lessons.action) - lessons.log_prob
-            factor = factor * ratio_of(jnp.where(own.acts, likelier, 0.0).sum(-1))
+            put = lambda leaf, row: jax.lax.dynamic_update_index_in_dim(leaf, row, agent, axis=0)  # noqa: E731
+            actor = replace(actor, copies=jax.tree.map(put, actor.copies, after.copies))
+            optimiser = jax.tree.map(put, optimiser, optimiser_after)
+            likelier = head.log_prob(own.chosen_by(after), own.available, own.action) - own.log_prob
+            factor = factor * ratio_of(jnp.where(own.acts, likelier, 0.0)[..., 0])
             return (actor, optimiser, factor), metrics
 
         start = (learned.actor, learned.actor_optimiser, jnp.ones(lessons.first.shape))

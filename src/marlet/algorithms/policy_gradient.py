@@ -28,7 +28,7 @@ from marlet.parts.descent import (
 )
 from marlet.parts.experience import Seen, at_cuts, cuts_of, following
 from marlet.parts.heads import Action, Categorical, Gaussian, Head, head_for
-from marlet.parts.nets import Team, two_headed, uses_of
+from marlet.parts.nets import Team, team_of, two_headed, uses_of
 from marlet.parts.normalisers import Normaliser, PopArt, Statistics
 from marlet.parts.shards import averaged
 from marlet.types import Key, Memory, Metrics, Rollout, Spec, Step, Transition
@@ -72,6 +72,11 @@ class Lessons(eqx.Module):
     actor_memory: Float[Array, "1 K n m"]
     """Before the sequence."""
     critic_memory: Float[Array, "1 K n m"]
+
+    def of(self, agent: Int[Array, ""]) -> "Lessons":
+        """What one agent learns from, with n = 1."""
+        only = lambda leaf: jax.lax.dynamic_index_in_dim(leaf, agent, axis=2)  # noqa: E731
+        return jax.tree.map(lambda leaf: leaf if leaf is self.first else only(leaf), self)
 
     def chosen_by(self, actor: Team) -> Float[Array, "L K n o"]:
         """What an actor says of the choice to make at each step."""
@@ -144,7 +149,7 @@ class PolicyGradient(Algorithm):
         uses = uses_of(self.sharing, spec)
         sees_index = self.sees_index and len(set(uses)) < spec.num_agents
         make = partial(
-            Team,
+            team_of,
             uses,
             hidden=self.hidden,
             memory_size=self.memory,
@@ -157,7 +162,7 @@ class PolicyGradient(Algorithm):
         actor = make(d, outputs=head_for(spec, self.head).outputs(spec.num_actions), last_scale=0.01, key=actor_key)
         if self.critic_sees == "hidden":
             held = (*actor.copies.after, actor.copies.last)[0].weight.shape[-2]
-            critic = Team(uses, held, (), 0, 1, after=self.hidden_after, activation=self.activation, key=critic_key)
+            critic = team_of(uses, held, (), 0, 1, after=self.hidden_after, activation=self.activation, key=critic_key)
         else:
             critic = make({"obs": d, "state": s, "both": s + d}[self.critic_sees], outputs=1, key=critic_key)
         return Learned(

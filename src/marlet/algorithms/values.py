@@ -18,7 +18,7 @@ from marlet.options import changed, option
 from marlet.parts.descent import mean_of, moved, numbers_of, once, optimiser
 from marlet.parts.experience import Experience, at_cuts, following
 from marlet.parts.mixers import Apart, Mixer, Monotonic, Sum
-from marlet.parts.nets import Team, soft_update, uses_of
+from marlet.parts.nets import Team, soft_update, team_of, uses_of
 from marlet.parts.replay import Replay
 from marlet.parts.shards import apart, averaged, own_share
 from marlet.types import Key, Memory, Metrics, Rollout, Spec, Step
@@ -102,7 +102,7 @@ class QLearning(Algorithm):
     def init(self, spec: Spec, *, key: Key) -> Learned:
         team_key, mixer_key = jax.random.split(key)
         uses = uses_of(self.sharing, spec)
-        team = Team(
+        team = team_of(
             uses,
             spec.obs_shape[0],
             self.hidden,

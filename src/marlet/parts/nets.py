@@ -5,7 +5,7 @@ from functools import partial
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, PyTree
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from marlet.parts.layers import GRU, Linear, MinGRU
 from marlet.types import Key, Spec
@@ -101,37 +101,6 @@ class Team(eqx.Module):
     sees_index: bool = eqx.field(static=True)
     """Whether each input is joined with the agent's index (one-hot), so that sharers can still differ."""
 
-    def __init__(
-        self,
-        uses: tuple[int, ...],
-        inputs: int,
-        hidden: tuple[int, ...],
-        memory_size: int,
-        outputs: int,
-        *,
-        after: tuple[int, ...] = (),
-        key: Key,
-        sees_index: bool = False,
-        cell: str = "gru",
-        last_scale: float = 1.0,
-        activation: str = "relu",
-    ):
-        inputs += len(uses) if sees_index else 0
-        make = partial(
-            Net,
-            inputs,
-            hidden,
-            memory_size,
-            outputs,
-            after=after,
-            cell=cell,
-            last_scale=last_scale,
-            activation=activation,
-        )
-        self.copies = jax.vmap(lambda key: make(key=key))(jax.random.split(key, max(uses) + 1))
-        self.uses = uses
-        self.sees_index = sees_index
-
     def blank(self, batch: int) -> Float[Array, "B n m"]:
         """Memories before an episode."""
         return jnp.zeros((batch, len(self.uses), self.copies.memory_size), jnp.float32)
@@ -211,6 +180,35 @@ def _side_by_side(a: Linear, b: Linear) -> Linear:
     lower = jnp.pad(b.weight, ((0, 0), (0, 0), (a.weight.shape[-1], 0)))
     both = jnp.concatenate([upper, lower], axis=-2), jnp.concatenate([a.bias, b.bias], axis=-1)
     return eqx.tree_at(lambda layer: (layer.weight, layer.bias), a, both)
+
+
+def alone(team: Team, agent: Int[Array, ""]) -> Team:
+    """The team of that agent only, where each agent has a network of its own."""
+    copies = jax.tree.map(lambda leaf: jax.lax.dynamic_index_in_dim(leaf, agent), team.copies)
+    return Team(copies, (0,), sees_index=False)
+
+
+def team_of(
+    uses: tuple[int, ...],
+    inputs: int,
+    hidden: tuple[int, ...],
+    memory_size: int,
+    outputs: int,
+    *,
+    after: tuple[int, ...] = (),
+    key: Key,
+    sees_index: bool = False,
+    cell: str = "gru",
+    last_scale: float = 1.0,
+    activation: str = "relu",
+) -> Team:
+    """A team of fresh networks, each with a key of its own."""
+    inputs += len(uses) if sees_index else 0
+    make = partial(
+        Net, inputs, hidden, memory_size, outputs, after=after, cell=cell, last_scale=last_scale, activation=activation
+    )
+    copies = jax.vmap(lambda key: make(key=key))(jax.random.split(key, max(uses) + 1))
+    return Team(copies, uses, sees_index)
 
 
 def uses_of(sharing: str, spec: Spec) -> tuple[int, ...]:
