@@ -20,9 +20,12 @@ from marlet.envs.base import Env
 from marlet.parts.members import members_of
 
 NETWORKS = ("spread", "speaker_listener", "drones", "spread --continuous", "reach")
+ASIDE = ("reference", "swarm")
+"""Two who must name each other's goal, and ten drones that see what is near."""
 TABLES = ("matrix", "two_step", "grid", "drones")
-CONTESTS = {"tag": 0, "adversary": 1, "push": 1, "soccer": 0}
-"""The team that learns: the hunters, those who know the goal, who heads for it while it is pushed off, the first player."""
+CONTESTS = {"tag": 0, "world_comm": 0, "adversary": 1, "push": 1, "crypto": 1, "soccer": 0}
+"""The team that learns: the hunters, those who know the goal, who heads for it while it is pushed off, those who share a key,
+the first player."""
 CONTESTANTS = ("random", "ippo", "mappo", "maddpg", "iql", "qmix", "tabular_iql")
 EPISODES = 256
 
@@ -54,8 +57,10 @@ def main() -> None:
     reader.add_argument("--tasks", nargs="+", help="these columns alone; tables that have none of them are left out")
     given = reader.parse_args()
     tabular = {name for name in algorithm_names() if ".tabular" in algorithm_entry(name).module}
+    networks = [name for name in algorithm_names() if name not in tabular]
     for title, tasks, names in (
-        ("networks", NETWORKS, [name for name in algorithm_names() if name not in tabular]),
+        ("networks", NETWORKS, networks),
+        ("aside", ASIDE, networks),
         ("contests", CONTESTS, CONTESTANTS),
         ("tables", TABLES, [name for name in algorithm_names() if name in tabular or name in ("random", "idle")]),
     ):
