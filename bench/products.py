@@ -23,7 +23,8 @@ def work_of(algorithm: Any, spec: Any) -> Work:
     """The work of the PPO family, counted from its options.
 
     Each step is seen once by the actor, which acts, and by the critic, whose value the advantages need; then in each of
-    the epochs by both, forwards and backwards. A backward pass is counted as two forward ones.
+    the epochs by both, forwards and backwards. A backward pass is counted as two forward ones. Not counted is what a recurrent
+    critic does while the actor acts, nor that layers which the two share are passed again for the values.
     """
     d, s = spec.obs_shape[0], spec.state_size
     index = spec.num_agents * (algorithm.sees_index and algorithm.sharing != "own")

@@ -203,7 +203,8 @@ def lessons(scene: Scene) -> Timed:
     def body(learned, key):
         learned, taught, _ = scene.algorithm._lessons(learned, scene.played)
         result = (taught.advantage, taught.value, taught.target)
-        return eqx.tree_at(lambda learned: learned.critic, learned, nudged(learned.critic, result))
+        teams = lambda learned: (learned.actor, learned.critic)  # noqa: E731
+        return eqx.tree_at(teams, learned, nudged(teams(learned), result))
 
     return repeated(scene.learned, body), 1
 

@@ -95,8 +95,8 @@ class PolicyGradient(Algorithm):
     length: int = option(25, "steps of each environment between two rounds of learning", low=1)
     critic_sees: str = option(
         "obs",
-        "what the critic is told of each agent's step; hidden: what the actor's memory holds, or its last hidden layer, so "
-        "that the two share all that comes before",
+        "what the critic is told of each agent's step; hidden: what the actor's memory holds, or the last of its `hidden` "
+        "layers where it has none: the two share all before it",
         choices=("obs", "state", "both", "hidden"),
     )
     team_reward: bool = option(False, "learn from the mean reward of an agent's team instead of its own")
@@ -105,7 +105,9 @@ class PolicyGradient(Algorithm):
     activation: str = option("tanh", "of the hidden layers", choices=("relu", "tanh"))
     memory: int = option(0, "units of the recurrent memory of actor and critic; 0 for none", low=0)
     cell: str = option("gru", "of that memory: a GRU, or a minimal one that is linear in it", choices=("gru", "linear"))
-    hidden_after: tuple[int, ...] = option((), "units of each layer between that memory and the last layer", low=1)
+    hidden_after: tuple[int, ...] = option(
+        (), "units of each layer after that memory, which actor and critic do not share", low=1
+    )
     sees_index: bool = option(True, "whether agents that share a network are told which one they are")
     head: Head = option(Gaussian(), "the distribution of continuous actions; choices are always categorical")
     discount: float = option(0.95, "worth of a reward one step later", low=0.0, high=1.0)

@@ -165,8 +165,8 @@ class Team(eqx.Module):
 
 
 def two_headed(team: Team, other: Team) -> Team:
-    """`team` with further outputs: those that `other`, which is all layers after a memory, makes of the same memory or
-    features. Their layers stand side by side; only the first sees the same."""
+    """`team` with the outputs of `other` after its own. `other` is layers only, as many as `team` has after its memory, and is
+    told what that memory holds (the features where there is none). Later layers stand side by side, zeros between them."""
     one, two = ((*net.after, net.last) for net in (team.copies, other.copies))
     pairs = list(zip(one, two, strict=True))
     first = jax.tree.map(lambda a, b: jnp.concatenate([a, b], axis=-1), *pairs[0])
@@ -183,7 +183,7 @@ def _side_by_side(a: Linear, b: Linear) -> Linear:
 
 
 def alone(team: Team, agent: Int[Array, ""]) -> Team:
-    """The team of that agent only, where each agent has a network of its own."""
+    """The team of that agent only, where each agent has a network of its own and hence no need to see its index."""
     copies = jax.tree.map(lambda leaf: jax.lax.dynamic_index_in_dim(leaf, agent), team.copies)
     return Team(copies, (0,), sees_index=False)
 
