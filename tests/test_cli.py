@@ -682,6 +682,7 @@ from marlet import __main__
 def command():
 {body}
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job is begun with Ctrl-C ignored
 sys.modules["marlet.cli"] = types.SimpleNamespace(main=command)
 sys.exit(__main__.main())
 """
