@@ -160,7 +160,7 @@ def test_a_policy_that_has_moved_very_far_still_has_a_gradient(shift, advantage)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((value, gradient)))
 
 
-@pytest.mark.parametrize("memory", [0, 3])
+@pytest.mark.parametrize("memory", [0, 4])
 def test_each_agent_learns_from_what_those_before_it_changed(memory, monkeypatch):
     """Three agents in a random order, each dead at some entries: advantages are multiplied by how much likelier those
     before have made their own actions, where they acted.
@@ -195,7 +195,7 @@ def test_each_agent_learns_from_what_those_before_it_changed(memory, monkeypatch
         plain = np.asarray(lessons.advantage * acts)[..., agent]
         expected = (factor * plain).mean()
         np.testing.assert_allclose(found[agent], [expected, 0], rtol=1e-4, atol=1e-6)
-        assert place == 0 or abs(expected - plain.mean()) > 0.002  # without the factor it is another
+        assert place == 0 or abs(expected - plain.mean()) > 0.01  # without the factor it is another
         team = eqx.tree_at(biases, team, biases(team).at[agent, 0].add(expected))
         factor = factor * np.where(acts, ratio_of(team, lessons), 1.0)[..., agent]
 
