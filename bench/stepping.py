@@ -63,6 +63,7 @@ def random_play(env: Any, size: int, *, apart: bool = False) -> tuple[Callable, 
     import jax
 
     from marlet.algorithms.base import Algorithm
+    from marlet.engine.devices import compiler_options
     from marlet.engine.rollout import Tally, opening, rollout
     from marlet.engine.stateless import read_by
     from marlet.keys import new_key
@@ -115,7 +116,8 @@ def random_play(env: Any, size: int, *, apart: bool = False) -> tuple[Callable, 
         return jax.tree.map(lambda leaf: leaf[None], carry)
 
     mapped = lambda function, takes: jax.jit(  # noqa: E731
-        jax.shard_map(function, mesh=mesh, in_specs=takes, out_specs=all_of, check_vma=False)
+        jax.shard_map(function, mesh=mesh, in_specs=takes, out_specs=all_of, check_vma=False),
+        compiler_options=compiler_options(),
     )
     go = mapped(played, (all_of, one, one))
     world = mapped(begun, (one,))(new_key(0))

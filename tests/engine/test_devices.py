@@ -4,11 +4,15 @@ import os
 import subprocess
 import sys
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
 from conftest import ROUGHLY
+from marlet.engine.devices import Placement, whole
+from marlet.envs.base import once
 
 SMALL = {"envs": 4, "length": 5, "hidden": (8,), "capacity": 100, "warmup": 40, "batch": 8, "epsilon_steps": 40}
 
@@ -171,3 +175,25 @@ def test_a_seed_that_is_shared_is_saved_as_one_that_is_not(folder):
 
 def test_two_devices_learn_from_their_halves_what_one_learns_from_the_whole():
     ran(SHARED)
+
+
+@pytest.mark.parametrize("size", [2, 1000])
+def test_what_is_to_be_computed_once_is_parted_from_what_needs_it(size):
+    """Also in a loop as small as those of which XLA makes one kernel."""
+
+    def walk(start):
+        def step(place, _):
+            place = once(jnp.sin(place) + place)
+            return place * place, place + 1
+
+        return jax.lax.scan(step, start, length=7)
+
+    place, start = Placement(1, 8 * size), jnp.linspace(0, 1, size)
+    here = place.place(np.asarray(start)[None], -1)
+    spread = place.spread(walk, -1, whole(jax.eval_shape(walk, start)))
+    found, expected = place.taken(spread(here)), jax.jit(walk)(start)
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one[0], other, rtol=1e-6)
+    barriers = lambda lowered: lowered.compile().as_text().count("opt-barrier")  # noqa: E731
+    assert barriers(spread._lazy.lower(here[0], ())) == 1
+    assert barriers(jax.jit(walk).lower(start)) == 0  # the control: XLA by itself keeps none

@@ -26,6 +26,17 @@ def one_device_per_core() -> None:
         jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
 
 
+def compiler_options() -> dict[str, str] | None:
+    """With what programs are compiled so that `envs.base.once` holds. On a CPU without two passes of XLA: one takes barriers
+    out before it fuses, the other makes one kernel of a small loop, in which none can be left."""
+    return {"xla_disable_hlo_passes": "cse_barrier_expander,small-while-loop-hoisting"} if on_cpu() else None
+
+
+def on_cpu() -> bool:
+    """Whether programs run on a CPU."""
+    return jax.default_backend() == "cpu"
+
+
 class Placement:
     """Places `seeds` independent copies of a program on the devices at hand.
 
@@ -41,7 +52,7 @@ class Placement:
         per_device = -(-seeds // len(devices))
         self.devices = -(-seeds // per_device)
         self.shares = max(k for k in range(1, len(devices) // self.devices + 1) if k == 1 or shareable(k))
-        at_once = bytes_per_seed < SMALL or jax.default_backend() != "cpu"
+        at_once = bytes_per_seed < SMALL or not on_cpu()
         self.turns, self.together = (1, per_device) if at_once else (per_device, 1)
         grid = np.array(devices[: self.devices * self.shares]).reshape(self.devices, self.shares)
         self._mesh = Mesh(grid, ("seed", SHARES), axis_types=(AxisType.Auto,) * 2)
@@ -86,6 +97,7 @@ class Placement:
             in_shardings=(taken, self._sharding(PartitionSpec())),
             out_shardings=given,
             donate_argnums=(0,) if donate else (),
+            compiler_options=compiler_options(),
         )
         return Program(compiled)
 

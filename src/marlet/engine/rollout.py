@@ -9,7 +9,7 @@ from jax.experimental.layout import Layout, with_layout_constraint
 from jaxtyping import Array, Bool, Float, Int
 
 from marlet.algorithms.base import Algorithm, Learned
-from marlet.envs.base import Env
+from marlet.envs.base import Env, once
 from marlet.parts.experience import seen_in, steps_after
 from marlet.types import Key, Memory, Rollout, Step, Transition, where
 
@@ -61,7 +61,16 @@ def step(env: Env, state: Any, action: Array, *, key: Key) -> tuple[Any, Step]:
         out_axes=(BATCH_LAST, 0),
     )
     state, next = stepped(state, action, jax.random.split(key, action.shape[0]))
-    return jax.tree.map(_kept_in_order, state), next
+    return jax.tree.map(_kept_in_order, state), _batch_innermost(next)
+
+
+def _batch_innermost(step: Step) -> Step:
+    """The same step, with observations in memory as the environment makes them of its state, one number of all copies after
+    the other; in the order of their axes, writing them would be half of what stepping costs."""
+    obs = with_layout_constraint(step.obs, Layout((*range(1, step.obs.ndim), 0)))
+    # Behind a barrier, lest it be the very thing a program returns: JAX 0.10 would hand it out in that order, and misread it
+    # where it is handed in again.
+    return eqx.tree_at(lambda step: step.obs, step, once(obs))
 
 
 def _kept_in_order(x: Array) -> Array:
@@ -145,7 +154,10 @@ def rollout(
             jax.tree.leaves(steps_after(seen_in(t.now), seen_in(ended.now))),
             is_leaf=lambda leaf: leaf is None,
         )
-        ended = _reopened(env, blank, ended, key=open_key)
+        if length == horizon:  # and all end now
+            ended = _replaced(blank, ended, reset(env, jnp.arange(batch), key=open_key))
+        else:
+            ended = _reopened(env, blank, ended, key=open_key)
     tally, score, clock = _counted(tally, world, t.next)
     after = World(ended.state, ended.now, ended.first, ended.memory, score, clock)
     return after, tally, Rollout(transitions=t, memory=memory, axis=axis)
@@ -180,7 +192,7 @@ def _replaced(blank: Memory, ended: World, fresh: tuple[Any, Step]) -> World:
     last = lambda new, old: jnp.where(over, new, old)  # noqa: E731
     return World(
         state=jax.tree.map(last, fresh[0], ended.state),
-        now=where(over, fresh[1], ended.now),
+        now=_batch_innermost(where(over, fresh[1], ended.now)),
         first=over,
         memory=where(over, blank, ended.memory),
         score=ended.score,

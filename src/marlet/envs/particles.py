@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from marlet.envs.base import Env, make_step
+from marlet.envs.base import Env, make_step, once
 from marlet.envs.drawing import COLOURS, disc
 from marlet.options import option
 from marlet.types import Key, Spec, Step
@@ -268,7 +268,8 @@ def length(vector: Float[Array, "*batch 2"]) -> Float[Array, "*batch"]:
 
 def touch(bodies: Bodies, i: int, j: int, reach: float) -> Bool[Array, ""]:
     """Whether agents i and j are nearer than the sum of their radii, `reach`."""
-    return length(bodies.position[i] - bodies.position[j]) < reach
+    x, y = bodies.position[i] - bodies.position[j]
+    return x**2 + y**2 < reach**2
 
 
 def at(goal: Float[Array, " m"], landmark: Float[Array, "m 2"]) -> Float[Array, "2"]:
@@ -293,4 +294,4 @@ def _push_off(apart: Float[Array, "2"], reach: float) -> Float[Array, "2"]:
     distance = length(apart)
     depth = (reach - distance) / CONTACT_MARGIN
     penetration = CONTACT_MARGIN * (jnp.maximum(depth, 0) + jnp.log1p(jnp.exp(-jnp.abs(depth))))
-    return CONTACT_FORCE * penetration * apart / jnp.maximum(distance, 1e-12)
+    return once(CONTACT_FORCE * penetration / jnp.maximum(distance, 1e-12)) * apart

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from marlet.envs.base import once
 from marlet.envs.particles import Bodies, Figure, Particles, Post, length, touch
 from marlet.options import option
 
@@ -60,6 +61,7 @@ class Spread(Particles):
         uncovered = jnp.zeros(())
         for j in range(n):
             uncovered += jnp.min(jnp.stack([length(bodies.position[i] - bodies.landmark[j]) for i in range(n)]))
+        uncovered = once(uncovered)
         bumps = [jnp.zeros(())] * n
         for i in range(n):
             for j in range(i):
