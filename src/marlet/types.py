@@ -122,3 +122,10 @@ def where(condition: Bool[Array, "*batch"], yes: PyTree, no: PyTree) -> PyTree:
         return jax.numpy.where(condition.reshape(condition.shape + (1,) * (a.ndim - condition.ndim)), a, b)
 
     return jax.tree.map(choose, yes, no)
+
+
+def once(value: PyTree[Array]) -> PyTree[Array]:
+    """The same arrays, each computed once and then read. XLA computes what is cheap anew in every kernel that needs it,
+    and counts a random draw or a square root among that. Holds in what the engine compiles (`engine.devices`); elsewhere it
+    changes nothing, and numbers it changes nowhere."""
+    return jax.lax.optimization_barrier(value)

@@ -12,7 +12,7 @@ from safetensors.numpy import load_file
 
 from conftest import ROUGHLY
 from marlet.engine.devices import Placement, whole
-from marlet.envs.base import once
+from marlet.types import once
 
 SMALL = {"envs": 4, "length": 5, "hidden": (8,), "capacity": 100, "warmup": 40, "batch": 8, "epsilon_steps": 40}
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from marlet.parts.descent import descend, optimiser, rested, standardised
+from marlet.parts.descent import descend, optimiser, rested, shuffled, standardised
 from marlet.parts.nets import team_of
 
 pytestmark = pytest.mark.rough
@@ -45,6 +45,20 @@ def test_every_sequence_is_in_one_minibatch_of_an_epoch(sequences, epochs):
         assert sum(used) == epochs * minibatches * (sequences // minibatches)
         orders.add(used)
     assert (len(orders) > 1) == (sequences % minibatches > 0), "another key leaves out another one"
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 64, 1000])
+def test_a_shuffle_has_every_number_once_and_each_as_likely_in_each_place(count):
+    keys = jax.random.split(jax.random.key(count), 4000)
+    orders = np.asarray(jax.jit(jax.vmap(lambda key: shuffled(count, key=key)))(keys))
+    np.testing.assert_array_equal(np.sort(orders, axis=1), np.broadcast_to(np.arange(count), orders.shape))
+    for place in {0, count // 2, count - 1}:
+        found = np.bincount(orders[:, place], minlength=count)
+        expected = len(keys) / count
+        spread = ((found - expected) ** 2 / expected).sum()  # chi-squared, with count - 1 degrees of freedom
+        assert spread < count - 1 + 5 * (2 * count) ** 0.5
+    before = (orders[:, :-1] < orders[:, 1:]).mean() if count > 1 else 0.5
+    assert abs(before - 0.5) < 0.03, "neighbours rise as often as they fall"
 
 
 @pytest.mark.parametrize("uses", [(0, 0, 0), (0, 1, 1), (0, 1, 2)])

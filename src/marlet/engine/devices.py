@@ -27,7 +27,7 @@ def one_device_per_core() -> None:
 
 
 def compiler_options() -> dict[str, str] | None:
-    """With what programs are compiled so that `envs.base.once` holds. On a CPU without two passes of XLA: one takes barriers
+    """With what programs are compiled so that `types.once` holds. On a CPU without two passes of XLA: one takes barriers
     out before it fuses, the other makes one kernel of a small loop, in which none can be left."""
     return {"xla_disable_hlo_passes": "cse_barrier_expander,small-while-loop-hoisting"} if on_cpu() else None
 

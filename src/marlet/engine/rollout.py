@@ -9,9 +9,9 @@ from jax.experimental.layout import Layout, with_layout_constraint
 from jaxtyping import Array, Bool, Float, Int
 
 from marlet.algorithms.base import Algorithm, Learned
-from marlet.envs.base import Env, once
+from marlet.envs.base import Env
 from marlet.parts.experience import seen_in, steps_after
-from marlet.types import Key, Memory, Rollout, Step, Transition, where
+from marlet.types import Key, Memory, Rollout, Step, Transition, once, where
 
 # Inside the engine the environments' own state keeps the batch on its last axis: their small arrays then vectorise
 # over environments instead of over coordinates (two to three times faster for the particle worlds on a CPU).

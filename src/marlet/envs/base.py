@@ -4,10 +4,9 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int
 
 from marlet.options import check_options
 from marlet.types import Key, Spec, Step
@@ -45,13 +44,6 @@ class Env(ABC):
         `state` holds numpy arrays of one copy; this runs outside compiled code.
         """
         raise NotImplementedError(f"{type(self).__name__} draws nothing.")
-
-
-def once(value: PyTree[Array]) -> PyTree[Array]:
-    """The same arrays, each computed once and then read. XLA computes what is cheap anew in every kernel that needs it,
-    and counts a random draw or a square root among that. Holds in what the engine compiles (`engine.devices`); elsewhere it
-    changes nothing, and numbers it changes nowhere."""
-    return jax.lax.optimization_barrier(value)
 
 
 def make_step(

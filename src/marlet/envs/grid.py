@@ -9,10 +9,10 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from marlet.envs import drawing
-from marlet.envs.base import Env, make_step, once
+from marlet.envs.base import Env, make_step
 from marlet.errors import MarletError
 from marlet.options import check_options, option
-from marlet.types import Key, Spec, Step
+from marlet.types import Key, Spec, Step, once
 
 UP, DOWN, LEFT, RIGHT = range(4)
 

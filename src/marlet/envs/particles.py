@@ -14,10 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from marlet.envs.base import Env, make_step, once
+from marlet.envs.base import Env, make_step
 from marlet.envs.drawing import COLOURS, disc
 from marlet.options import option
-from marlet.types import Key, Spec, Step
+from marlet.types import Key, Spec, Step, once
 
 DT = 0.1
 DAMPING = 0.25

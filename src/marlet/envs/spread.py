@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from marlet.envs.base import once
 from marlet.envs.particles import Bodies, Figure, Particles, Post, length, touch
 from marlet.options import option
+from marlet.types import once
 
 RADIUS = 0.15
 

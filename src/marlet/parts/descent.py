@@ -7,7 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Float, PyTree
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from marlet.parts.nets import Team
 from marlet.parts.shards import averaged
@@ -89,13 +89,21 @@ def descend(
 
     def epoch(carry, key):
         order_key, loss_key = jax.random.split(key)
-        # One sort of random words. jax.random.permutation sorts twice, against ties that hardly ever occur.
-        order = jnp.argsort(jax.random.bits(order_key, (sequences,)))[: size * minibatches]
-        rows = order.reshape(minibatches, size)
+        rows = shuffled(sequences, key=order_key)[: size * minibatches].reshape(minibatches, size)
         return jax.lax.scan(improve, carry, (rows, jax.random.split(loss_key, minibatches)))
 
     (teams, states), metrics = jax.lax.scan(epoch, (teams, states), jax.random.split(key, epochs))
     return teams, states, jax.tree.map(jnp.mean, metrics)
+
+
+def shuffled(count: int, *, key: Key) -> Int[Array, " count"]:
+    """The numbers below `count` in random order: random words, whose lowest bits these numbers replace, sorted. Where the
+    bits above them are the same, which is rare, the lower number comes first. A sort of words alone takes a fifth of the time
+    of one that carries numbers along, as `jax.random.permutation` does twice."""
+    low = (count - 1).bit_length()
+    words = jax.random.bits(key, (count,)) >> low << low
+    order = jnp.sort(words | jnp.arange(count, dtype=jnp.uint32)) & ((1 << low) - 1)
+    return order.astype(jnp.int32)
 
 
 def mean_of(x: Array, counts: Bool[Array, "*batch n"], number: Float[Array, ""] | None = None) -> Float[Array, ""]:

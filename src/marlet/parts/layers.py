@@ -7,10 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from marlet.types import Key
-
-NARROW = 16
-"""Products with fewer columns are widened to as many: on a CPU their gradient is twice as fast so."""
+from marlet.types import Key, once
 
 
 class Linear(eqx.Module):
@@ -27,11 +24,28 @@ class Linear(eqx.Module):
         self.bias = jnp.zeros(outputs, jnp.float32)
 
     def __call__(self, x: Float[Array, "*batch inputs"]) -> Float[Array, "*batch outputs"]:
-        outputs = self.bias.shape[-1]
-        if not 1 < outputs < NARROW:
-            return x @ self.weight + self.bias
-        wide = jnp.pad(self.weight, ((0, 0), (0, NARROW - outputs)))
-        return (x @ wide)[..., :outputs] + self.bias
+        return product(x, self.weight) + self.bias
+
+
+@jax.custom_vjp
+def product(x: Float[Array, "*batch inputs"], weight: Float[Array, "inputs outputs"]) -> Float[Array, "*batch outputs"]:
+    """`x @ weight`. For the weight's gradient `x` is turned around in memory first, not within the product: XLA then has the
+    product done by what does the other two, on a CPU twice as fast."""
+    return x @ weight
+
+
+def _product_forward(x, weight):
+    return x @ weight, (x, weight)
+
+
+def _product_backward(residuals, slope):
+    x, weight = residuals
+    rows, slopes = x.reshape(-1, weight.shape[0]), slope.reshape(-1, weight.shape[1])
+    by_weight = once(rows.T) @ slopes if weight.shape[1] > 1 else (slopes.T @ rows).T
+    return slope @ weight.T, by_weight
+
+
+product.defvjp(_product_forward, _product_backward)
 
 
 class GRU(eqx.Module):
