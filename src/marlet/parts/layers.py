@@ -40,9 +40,15 @@ def _product_forward(x, weight):
 
 def _product_backward(residuals, slope):
     x, weight = residuals
-    rows, slopes = x.reshape(-1, weight.shape[0]), slope.reshape(-1, weight.shape[1])
-    by_weight = once(rows.T) @ slopes if weight.shape[1] > 1 else (slopes.T @ rows).T
-    return slope @ weight.T, by_weight
+    return slope @ weight.T, _by_weight(x, slope)
+
+
+def _by_weight(
+    x: Float[Array, "*batch inputs"], slope: Float[Array, "*batch outputs"]
+) -> Float[Array, "inputs outputs"]:
+    """The gradient of the weight of `x @ weight`, from that of the product."""
+    rows, slopes = (part.reshape(-1, part.shape[-1]) for part in (x, slope))
+    return once(rows.T) @ slopes if slopes.shape[1] > 1 else (slopes.T @ rows).T
 
 
 product.defvjp(_product_forward, _product_backward)
@@ -157,7 +163,7 @@ def _backward(residuals, slope: Float[Array, "T B m"]):
     )
     by_recurrent = jnp.concatenate([by_reset, by_update, by_new * reset], axis=-1)
     by_driven = jnp.concatenate([by_reset, by_update, by_new], axis=-1)
-    return jnp.einsum("tbm,tbk->mk", before, by_recurrent), by_recurrent.sum((0, 1)), by_driven, start, None
+    return _by_weight(before, by_recurrent), by_recurrent.sum((0, 1)), by_driven, start, None
 
 
 recurrence.defvjp(_forward, _backward)
