@@ -1,7 +1,7 @@
 """The parts of training as programs of their own, each in the midst of a training at JaxMARL's settings.
 
 Each part is repeated inside one compiled program on one device. What it reads changes a little from one time to the
-next (weights plus nought times the last result), so that nothing is computed once and for all. This is the one place of
+next (weights plus next to nothing of the last result), so that nothing is computed once and for all. This is the one place of
 the benchmark that looks inside the algorithms.
 """
 
@@ -22,7 +22,7 @@ def is_q_learning(name: str) -> bool:
 
 
 class Scene:
-    """A training in the midst of it: what is learned, the world, a rollout, a replay that counts as full."""
+    """A training in the midst of it: what is learned, the world, a rollout, a replay full of it."""
 
     def __init__(self, name: str):
         import equinox as eqx
@@ -43,9 +43,6 @@ class Scene:
             return learned, world
 
         self.learned, self.world = begun()
-        if is_q_learning(name):
-            full = jnp.asarray(self.learned.replay.slots, jnp.int32)
-            self.learned = eqx.tree_at(lambda learned: learned.replay.size, self.learned, full)
 
         @jax.jit
         def play(learned, world, key):
@@ -55,6 +52,13 @@ class Scene:
 
         self.play = play
         self.played = play(self.learned, self.world, key)[1]
+        if is_q_learning(name):
+            held = lambda learned: learned.replay  # noqa: E731
+            add = jax.jit(lambda replay, played: replay.add(played, env.spec), donate_argnums=0)
+            replay = jax.tree.map(jnp.copy, held(self.learned))
+            for _ in range(replay.slots):
+                replay = add(replay, self.played)
+            self.learned = eqx.tree_at(held, self.learned, replay)
 
 
 def repeated(carry: Any, body: Callable[[Any, Any], Any]) -> Program:
@@ -65,7 +69,9 @@ def repeated(carry: Any, body: Callable[[Any, Any], Any]) -> Program:
     import jax
     import jax.numpy as jnp
 
-    @partial(jax.jit, donate_argnums=0)
+    from marlet.engine.devices import compiler_options
+
+    @partial(jax.jit, donate_argnums=0, compiler_options=compiler_options())
     def go(carry, key, steps):
         return jax.lax.fori_loop(0, steps, lambda i, carry: body(carry, jax.random.fold_in(key, i)), carry)
 
@@ -79,12 +85,12 @@ def repeated(carry: Any, body: Callable[[Any, Any], Any]) -> Program:
 
 
 def nudged(tree: Any, result: Any) -> Any:
-    """The tree plus nought times a result: the same numbers, but not before the result is there."""
+    """The tree plus next to nothing of a result: the same numbers, but not before the result is there."""
     import jax
     import jax.numpy as jnp
 
-    nought = 0.0 * sum(jnp.sum(leaf) for leaf in jax.tree.leaves(result))
-    return jax.tree.map(lambda leaf: leaf + nought, tree)
+    little = 1e-30 * sum(jnp.sum(leaf) for leaf in jax.tree.leaves(result))
+    return jax.tree.map(lambda leaf: leaf + little, tree)
 
 
 # What both families do
@@ -145,31 +151,31 @@ def replay(scene: Scene) -> Timed:
 
 def q_forward(scene: Scene) -> Timed:
     """The loss of a batch."""
-    loss = _q_loss(scene)
 
-    def body(weights, key):
-        return nudged(weights, loss(*weights)[0])
+    def body(carry, key):
+        return *nudged(carry[:2], scene.algorithm._loss(*carry)[0]), carry[2]
 
-    return repeated((scene.learned.online, scene.learned.target), body), scene.algorithm.updates
+    return repeated(_q_batch(scene), body), scene.algorithm.updates
 
 
 def q_gradient(scene: Scene) -> Timed:
     """The loss of a batch and its gradient."""
     import jax
 
-    gradient = jax.grad(_q_loss(scene), has_aux=True)
+    gradient = jax.grad(scene.algorithm._loss, has_aux=True)
 
-    def body(weights, key):
-        return nudged(weights, gradient(*weights)[0])
+    def body(carry, key):
+        return *nudged(carry[:2], gradient(*carry)[0]), carry[2]
 
-    return repeated((scene.learned.online, scene.learned.target), body), scene.algorithm.updates
+    return repeated(_q_batch(scene), body), scene.algorithm.updates
 
 
-def _q_loss(scene: Scene) -> Callable:
+def _q_batch(scene: Scene) -> Any:
+    """Both networks, and sequences to learn from."""
     import jax
 
-    sequences = scene.learned.replay.sample(scene.algorithm.batch, key=jax.random.key(0))
-    return lambda online, target: scene.algorithm._loss(online, target, sequences)
+    learned = scene.learned
+    return learned.online, learned.target, learned.replay.sample(scene.algorithm.batch, key=jax.random.key(0))
 
 
 def q_optimiser(scene: Scene) -> Timed:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from marlet import cli
-from marlet.catalogue import make_env
+from marlet.catalogue import make_algorithm, make_env
 
 ROOT = Path(__file__).parent.parent
 BENCH = ROOT / "bench"
@@ -139,6 +139,28 @@ def test_what_a_transition_needs_by_hand():
 
 
 # What is told
+
+
+@pytest.mark.rough
+def test_what_is_timed_of_q_learning_learns_from_steps_that_were_played(monkeypatch):
+    """From a replay of nothing XLA would know the loss beforehand, and nothing would be timed."""
+    parts = load("training_parts")
+    small = make_algorithm("qmix", {"envs": 4, "length": 5, "capacity": 100, "batch": 8, "hidden": (8,), "memory": 8})
+    monkeypatch.setattr(parts, "algorithm_of", lambda name: small)
+    scene = parts.Scene("qmix")
+    assert scene.learned.replay.size == scene.learned.replay.slots
+    weights, target, batch = parts._q_batch(scene)
+    assert batch.alive.all()
+    assert np.asarray(batch.seen.obs).std() > 0.1
+    assert small._loss(weights, target, batch)[0] > 0.1
+    before = jax.tree.map(np.array, (weights, target))
+    forwards, _ = parts.q_forward(scene)
+    after = forwards(3, 0)
+    assert len(after) == 3
+    for one, other in zip(jax.tree.leaves(before), jax.tree.leaves(after[:2]), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-20)
+    biases = jax.tree.leaves(after[:2])[1]
+    assert (0 < np.abs(biases)).all(), "what was 0 is next to nothing, because the loss was waited for"
 
 
 def test_a_run_is_watched_until_a_row_is_enough(monkeypatch):

@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from marlet.algorithms.base import Algorithm
 from marlet.bridges.resolve import Factory
+from marlet.engine.devices import compiler_options
 from marlet.engine.evaluate import Scores
 from marlet.engine.host import STEP_TIMEOUT, HostEnv, Snapshot
 from marlet.engine.host_play import Act, play_episodes, rollout
@@ -85,7 +86,7 @@ class HostTraining:
         self.spec = self._envs[0].spec
         self._act = jax.jit(algorithm.act)
         self._greedy = greedy(algorithm)
-        self._update = jax.jit(algorithm.update, donate_argnums=(0,))
+        self._update = jax.jit(algorithm.update, donate_argnums=(0,), compiler_options=compiler_options())
         self._init = jax.jit(lambda key: algorithm.init(self.spec, key=key))
         self._keys = jax.jit(_keys)
         self._progress: list[Progress] = []
