@@ -1,7 +1,8 @@
 """The parts of training as programs of their own, each in the midst of a training at JaxMARL's settings.
 
 Each part is repeated inside one compiled program on one device. What it reads changes a little from one time to the
-next (weights plus next to nothing of the last result), so that nothing is computed once and for all. This is the one place of
+next (weights plus next to nothing of the last result), so that nothing is computed once and for all. Parts need not
+add up to the whole: what XLA makes of one alone is not what it makes of it among others. This is the one place of
 the benchmark that looks inside the algorithms.
 """
 
@@ -22,7 +23,7 @@ def is_q_learning(name: str) -> bool:
 
 
 class Scene:
-    """A training in the midst of it: what is learned, the world, a rollout, a replay full of it."""
+    """A training in the midst of it: what is learned, the world, a rollout, a replay full of copies of it."""
 
     def __init__(self, name: str):
         import equinox as eqx
@@ -58,7 +59,8 @@ class Scene:
             replay = jax.tree.map(jnp.copy, held(self.learned))
             for _ in range(replay.slots):
                 replay = add(replay, self.played)
-            self.learned = eqx.tree_at(held, self.learned, replay)
+            begun = jnp.asarray(algorithm.warmup, jnp.int32)
+            self.learned = eqx.tree_at(lambda learned: (held(learned), learned.steps), self.learned, (replay, begun))
 
 
 def repeated(carry: Any, body: Callable[[Any, Any], Any]) -> Program:
@@ -85,7 +87,7 @@ def repeated(carry: Any, body: Callable[[Any, Any], Any]) -> Program:
 
 
 def nudged(tree: Any, result: Any) -> Any:
-    """The tree plus next to nothing of a result: the same numbers, but not before the result is there."""
+    """The tree plus next to nothing of a result, so that it is not there before the result is."""
     import jax
     import jax.numpy as jnp
 
@@ -219,10 +221,10 @@ def p_forward(scene: Scene) -> Timed:
     """Both losses of all minibatches."""
     loss = _p_loss(scene)
 
-    def body(teams, key):
-        return nudged(teams, loss(teams, key))
+    def body(carry, key):
+        return nudged(carry[0], loss(*carry, key)), carry[1]
 
-    return repeated((scene.learned.actor, scene.learned.critic), body), _gradient_steps(scene)
+    return repeated(_p_batch(scene), body), _gradient_steps(scene)
 
 
 def p_gradient(scene: Scene) -> Timed:
@@ -231,22 +233,25 @@ def p_gradient(scene: Scene) -> Timed:
 
     gradient = jax.grad(_p_loss(scene))
 
-    def body(teams, key):
-        return nudged(teams, gradient(teams, key))
+    def body(carry, key):
+        return nudged(carry[0], gradient(*carry, key)), carry[1]
 
-    return repeated((scene.learned.actor, scene.learned.critic), body), _gradient_steps(scene)
+    return repeated(_p_batch(scene), body), _gradient_steps(scene)
+
+
+def _p_batch(scene: Scene) -> Any:
+    """Both networks, and one minibatch."""
+    import jax
+
+    learned, algorithm = scene.learned, scene.algorithm
+    _, taught, _ = algorithm._lessons(learned, scene.played)
+    rows = jax.tree.leaves(taught)[0].shape[1] // algorithm.minibatches
+    return (learned.actor, learned.critic), jax.tree.map(lambda leaf: leaf[:, :rows], taught)
 
 
 def _p_loss(scene: Scene) -> Callable:
-    """Both losses of one minibatch, as a function of both networks."""
-    import jax
-
-    algorithm = scene.algorithm
-    _, taught, _ = algorithm._lessons(scene.learned, scene.played)
-    rows = jax.tree.leaves(taught)[0].shape[1] // algorithm.minibatches
-    taught = jax.tree.map(lambda leaf: leaf[:, :rows], taught)
-
-    return lambda teams, key: algorithm._both_losses(scene.learned, teams, taught, key)[0]
+    """Both losses of one minibatch, as a function of both networks and of it."""
+    return lambda teams, taught, key: scene.algorithm._both_losses(scene.learned, teams, taught, key)[0]
 
 
 def p_optimiser(scene: Scene) -> Timed:

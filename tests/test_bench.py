@@ -142,7 +142,8 @@ def test_what_a_transition_needs_by_hand():
 
 
 @pytest.mark.rough
-def test_what_is_timed_of_q_learning_learns_from_steps_that_were_played(monkeypatch):
+@pytest.mark.parametrize("part", ["q_forward", "q_gradient"])
+def test_what_is_timed_of_q_learning_learns_from_steps_that_were_played(part, monkeypatch):
     """From a replay of nothing XLA would know the loss beforehand, and nothing would be timed."""
     parts = load("training_parts")
     small = make_algorithm("qmix", {"envs": 4, "length": 5, "capacity": 100, "batch": 8, "hidden": (8,), "memory": 8})
@@ -154,13 +155,13 @@ def test_what_is_timed_of_q_learning_learns_from_steps_that_were_played(monkeypa
     assert np.asarray(batch.seen.obs).std() > 0.1
     assert small._loss(weights, target, batch)[0] > 0.1
     before = jax.tree.map(np.array, (weights, target))
-    forwards, _ = parts.q_forward(scene)
-    after = forwards(3, 0)
-    assert len(after) == 3
+    timed, _ = getattr(parts, part)(scene)
+    after = timed(3, 0)
     for one, other in zip(jax.tree.leaves(before), jax.tree.leaves(after[:2]), strict=True):
         np.testing.assert_allclose(one, other, atol=1e-20)
-    biases = jax.tree.leaves(after[:2])[1]
-    assert (np.abs(biases) > 0).all(), "what was 0 is next to nothing, because the loss was waited for"
+    biases = [networks.team.copies.last.bias for networks in (before[0], after[0])]
+    assert (biases[0] == 0).all()
+    assert (np.abs(biases[1]) > 0).all(), "next to nothing, because the result was waited for"
 
 
 def test_a_run_is_watched_until_a_row_is_enough(monkeypatch):

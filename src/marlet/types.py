@@ -124,8 +124,8 @@ def where(condition: Bool[Array, "*batch"], yes: PyTree, no: PyTree) -> PyTree:
     return jax.tree.map(choose, yes, no)
 
 
-def once(value: PyTree[Array]) -> PyTree[Array]:
-    """The same arrays, each computed once and then read. XLA computes what is cheap anew in every kernel that needs it,
-    and counts a random draw or a square root among that. Holds in what the engine compiles (`engine.devices`); elsewhere it
-    changes nothing, and numbers it changes nowhere."""
+def computed_once(value: PyTree[Array]) -> PyTree[Array]:
+    """The same arrays, each computed once and then read. XLA computes what is cheap anew in every kernel that needs it, and
+    counts a random draw or a square root among that. On a CPU it holds in what the engine compiles (`engine.devices`);
+    elsewhere it may change nothing. Numbers stay but for rounding: products and sums are not joined across it."""
     return jax.lax.optimization_barrier(value)

@@ -7,8 +7,6 @@ import pytest
 
 from marlet.parts.layers import product
 
-pytestmark = pytest.mark.rough
-
 
 @pytest.mark.parametrize("outputs", [1, 5, 64])
 @pytest.mark.parametrize("shape", [(), (7,), (4, 3, 2)])

@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 from marlet.algorithms.base import Algorithm, Learned
 from marlet.envs.base import Env
 from marlet.parts.experience import seen_in, steps_after
-from marlet.types import Key, Memory, Rollout, Step, Transition, once, where
+from marlet.types import Key, Memory, Rollout, Step, Transition, computed_once, where
 
 # Inside the engine the environments' own state keeps the batch on its last axis: their small arrays then vectorise
 # over environments instead of over coordinates (two to three times faster for the particle worlds on a CPU).
@@ -70,7 +70,7 @@ def _batch_innermost(step: Step) -> Step:
     obs = with_layout_constraint(step.obs, Layout((*range(1, step.obs.ndim), 0)))
     # Behind a barrier, lest it be the very thing a program returns: JAX 0.10 would hand it out in that order, and misread it
     # where it is handed in again.
-    return eqx.tree_at(lambda step: step.obs, step, once(obs))
+    return eqx.tree_at(lambda step: step.obs, step, computed_once(obs))
 
 
 def _kept_in_order(x: Array) -> Array:

@@ -1,5 +1,7 @@
 """Agents walk a grid and gather what lies in the cells they enter."""
 
+import functools
+import operator
 from dataclasses import dataclass
 
 import equinox as eqx
@@ -12,7 +14,7 @@ from marlet.envs import drawing
 from marlet.envs.base import Env, make_step
 from marlet.errors import MarletError
 from marlet.options import check_options, option
-from marlet.types import Key, Spec, Step, once
+from marlet.types import Key, Spec, Step, computed_once
 
 UP, DOWN, LEFT, RIGHT = range(4)
 
@@ -109,16 +111,16 @@ class Grid(Env):
     def step(self, state: GridState, action: Int[Array, " n"], *, key: Key) -> tuple[GridState, Step]:
         row = jnp.clip(state.row + (action == DOWN) - (action == UP), 0, self.size - 1)
         col = jnp.clip(state.col + (action == RIGHT) - (action == LEFT), 0, self.size - 1)
-        row, col = once((row, col))
+        row, col = computed_once((row, col))  # else each cell would draw the action again
         place = [row[i] * self.size + col[i] for i in range(self.agents)]
-        # Cell by cell, since XLA's own sums over leading axes are slow.
+        # What an agent finds is summed cell by cell, since XLA's own sums over leading axes are slow.
         cells = [state.values[k // self.size, k % self.size] for k in range(self.size**2)]
         earned = []
         for own in place:
             worth = sum(jnp.where(own == k, cell, 0.0) for k, cell in enumerate(cells))
             visitors = sum(1.0 * (own == other) for other in place)
             earned.append(worth / visitors)
-        entered = sum((own == np.arange(self.size**2) for own in place), start=jnp.zeros((), bool))
+        entered = functools.reduce(operator.or_, (own == np.arange(self.size**2) for own in place))
         earned, values = jnp.stack(earned), jnp.where(entered.reshape(state.values.shape), 0.0, state.values)
         total = state.total
         if self.regrowth > 0:

@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float, Int
 from marlet.envs.base import Env, make_step
 from marlet.envs.drawing import COLOURS, disc
 from marlet.options import option
-from marlet.types import Key, Spec, Step, once
+from marlet.types import Key, Spec, Step, computed_once
 
 DT = 0.1
 DAMPING = 0.25
@@ -294,4 +294,5 @@ def _push_off(apart: Float[Array, "2"], reach: float) -> Float[Array, "2"]:
     distance = length(apart)
     depth = (reach - distance) / CONTACT_MARGIN
     penetration = CONTACT_MARGIN * (jnp.maximum(depth, 0) + jnp.log1p(jnp.exp(-jnp.abs(depth))))
-    return once(CONTACT_FORCE * penetration / jnp.maximum(distance, 1e-12)) * apart
+    # Once for both bodies and both axes.
+    return computed_once(CONTACT_FORCE * penetration / jnp.maximum(distance, 1e-12)) * apart

@@ -7,7 +7,7 @@ from jaxtyping import Array, Float
 
 from marlet.envs.particles import Bodies, Figure, Particles, Post, length, touch
 from marlet.options import option
-from marlet.types import once
+from marlet.types import computed_once
 
 RADIUS = 0.15
 
@@ -61,7 +61,7 @@ class Spread(Particles):
         uncovered = jnp.zeros(())
         for j in range(n):
             uncovered += jnp.min(jnp.stack([length(bodies.position[i] - bodies.landmark[j]) for i in range(n)]))
-        uncovered = once(uncovered)
+        uncovered = computed_once(uncovered)  # and not again for each agent
         bumps = [jnp.zeros(())] * n
         for i in range(n):
             for j in range(i):
