@@ -171,6 +171,35 @@ def test_drawing_openings_for_a_few_changes_no_number(monkeypatch):
     jax.tree.map(np.testing.assert_array_equal, some, every)
 
 
+@pytest.mark.parametrize(
+    ("env", "length"), [(Ledger(longest=9), 12), (Ledger(horizon=6), 3), (Ledger(horizon=5), 6), (Ledger(horizon=4), 4)]
+)
+@pytest.mark.parametrize("copies", [1, 40])
+def test_seeds_at_once_play_as_each_does_alone_and_open_episodes_together(env, length, copies, monkeypatch):
+    algorithm, keys = Counting(), jax.random.split(jax.random.key(0), 3)
+
+    def run(key):
+        world = opening(env, algorithm, algorithm.init(env.spec, key=key), copies, key=key)
+        play = lambda carry, key: rollout(env, algorithm, (), *carry, length, key=key)  # noqa: E731
+        return jax.lax.scan(
+            lambda carry, key: (lambda after: (after[:2], after[2].transitions))(play(carry, key)),
+            (world, Tally.empty(copies, N)),
+            jax.random.split(key, 4),
+        )
+
+    def questions():
+        return jax.jit(jax.vmap(lambda key: run(key))).lower(keys).as_text().count("stablehlo.case")
+
+    together, alone = jax.jit(jax.vmap(run))(keys), jax.jit(run)
+    for k, key in enumerate(keys):
+        own = jax.tree.map(lambda leaf, k=k: leaf[k], together)
+        jax.tree.map(np.testing.assert_array_equal, own, alone(key))
+    asked = questions()
+    assert (asked > 0) == (length != env.horizon), "where all end with the rollout, nothing is asked"
+    monkeypatch.setattr(engine, "_most", lambda case: case)
+    assert questions() == 0  # the control: of one for each seed, every answer is computed
+
+
 # --- where nobody dies, episodes last as long as is known beforehand -------------------------------------------------
 
 

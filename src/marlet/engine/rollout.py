@@ -6,7 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.experimental.layout import Layout, with_layout_constraint
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from marlet.algorithms.base import Algorithm, Learned
 from marlet.envs.base import Env
@@ -138,7 +138,7 @@ def rollout(
         ends = (world.clock + number * stretch) % horizon + stretch >= horizon
         fresh_key = jax.random.fold_in(open_key, number)
         draw = lambda: reset(env, jnp.arange(batch), key=fresh_key)  # noqa: E731
-        fresh = jax.lax.cond(ends.any(), draw, lambda: (world.state, world.now))
+        fresh = jax.lax.cond(_most(ends.any()), draw, lambda: (world.state, world.now))
         return jax.lax.scan(lambda world, number: play(world, number, fresh), world, numbers)
 
     memory = world.memory
@@ -223,6 +223,18 @@ def _reopened(env: Env, blank: Memory, ended: World, *, key: Key) -> World:
         return World(state, now, over, where(over, blank, ended.memory), ended.score, ended.clock)
 
     if not few:
-        return jax.lax.cond(count > 0, reopen_all, lambda: ended)
+        return jax.lax.cond(_most(count > 0), reopen_all, lambda: ended)
     case = jnp.where(count == 0, 0, jnp.where(count <= few, 1, 2))
-    return jax.lax.switch(case, [lambda: ended, reopen_few, reopen_all])
+    return jax.lax.switch(_most(case), [lambda: ended, reopen_few, reopen_all])
+
+
+@jax.custom_batching.custom_vmap
+def _most(case: Shaped[Array, ""]) -> Shaped[Array, ""]:
+    """The case itself; where seeds are computed at once (vmap), the greatest of theirs. So it stays one question for all of
+    them: of one each, every answer would be computed."""
+    return case
+
+
+@_most.def_vmap
+def _most_of(seeds: int, batched: list[bool], case: Shaped[Array, " seeds"]) -> tuple[Shaped[Array, ""], bool]:
+    return case.max(), False
