@@ -126,6 +126,11 @@ def where(condition: Bool[Array, "*batch"], yes: PyTree, no: PyTree) -> PyTree:
 
 def computed_once(value: PyTree[Array]) -> PyTree[Array]:
     """The same arrays, each computed once and then read. XLA computes what is cheap anew in every kernel that needs it, and
-    counts a random draw or a square root among that. On a CPU it holds in what the engine compiles (`engine.devices`);
-    elsewhere it may change nothing. Numbers stay but for rounding: products and sums are not joined across it."""
-    return jax.lax.optimization_barrier(value)
+    counts a random draw or a square root among that. It holds in what the engine compiles for a CPU (`engine.devices`); other
+    devices' programs stay as they are. Numbers stay but for rounding: products and sums are not joined across it."""
+    return jax.lax.optimization_barrier(value) if on_cpu() else value
+
+
+def on_cpu() -> bool:
+    """Whether programs run on a CPU, the only device on which was measured how they run best."""
+    return jax.default_backend() == "cpu"

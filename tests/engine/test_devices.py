@@ -11,8 +11,10 @@ import pytest
 from safetensors.numpy import load_file
 
 from conftest import ROUGHLY
-from marlet.engine.devices import Placement, on_cpu, whole
-from marlet.types import computed_once
+from marlet.engine import rollout
+from marlet.engine.devices import Placement, compiler_options, whole
+from marlet.envs.spread import Spread
+from marlet.types import computed_once, on_cpu
 
 SMALL = {"envs": 4, "length": 5, "hidden": (8,), "capacity": 100, "warmup": 40, "batch": 8, "epsilon_steps": 40}
 
@@ -197,3 +199,14 @@ def test_what_is_to_be_computed_once_is_parted_from_what_needs_it(size):
     barriers = lambda lowered: lowered.compile().as_text().count(" opt-barrier(")  # noqa: E731
     assert barriers(spread._lazy.lower(here[0], ())) == on_cpu()
     assert barriers(jax.jit(walk).lower(start)) == 0  # the control: XLA by itself keeps none
+
+
+def test_what_was_measured_on_a_cpu_only_is_done_on_a_cpu_only(monkeypatch):
+    assert compiler_options()
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert compiler_options() is None
+    value = jnp.ones(3)
+    assert computed_once(value) is value
+    env = Spread()
+    _, step = env.reset(key=jax.random.key(0))
+    assert rollout._batch_innermost(step) is step

@@ -12,6 +12,8 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, PyTree
 
+from marlet.types import on_cpu
+
 SMALL = 2**20
 """Bytes of what one seed learns below which seeds are computed at once (vmap) on a CPU. Larger ones take turns: their
 arrays fill the caches alone, and at once they are no faster."""
@@ -28,14 +30,9 @@ def one_device_per_core() -> None:
 
 def compiler_options() -> dict[str, str] | None:
     """With what programs are compiled so that `types.computed_once` holds on a CPU: without two passes of XLA, of which one
-    takes barriers out before it fuses, and the other makes one kernel of a small loop, in which none can be left. They stand
-    before any that the user's XLA_FLAGS leave out. For other devices, on which nothing was measured, there are none."""
+    takes barriers out before it fuses, and the other makes one kernel of a small loop, in which none can be left. Passes
+    that XLA_FLAGS name to be left out are not, then."""
     return {"xla_disable_hlo_passes": "cse_barrier_expander,small-while-loop-hoisting"} if on_cpu() else None
-
-
-def on_cpu() -> bool:
-    """Whether programs run on a CPU."""
-    return jax.default_backend() == "cpu"
 
 
 class Placement:

@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int, Shaped
 from marlet.algorithms.base import Algorithm, Learned
 from marlet.envs.base import Env
 from marlet.parts.experience import seen_in, steps_after
-from marlet.types import Key, Memory, Rollout, Step, Transition, computed_once, where
+from marlet.types import Key, Memory, Rollout, Step, Transition, computed_once, on_cpu, where
 
 # Inside the engine the environments' own state keeps the batch on its last axis: their small arrays then vectorise
 # over environments instead of over coordinates (two to three times faster for the particle worlds on a CPU).
@@ -67,6 +67,8 @@ def step(env: Env, state: Any, action: Array, *, key: Key) -> tuple[Any, Step]:
 def _batch_innermost(step: Step) -> Step:
     """The same step, with observations in memory as the environment makes them of its state, one number of all copies after
     the other; in the order of their axes, writing them would be half of what stepping costs."""
+    if not on_cpu():
+        return step
     obs = with_layout_constraint(step.obs, Layout((*range(1, step.obs.ndim), 0)))
     # Behind a barrier, lest it be the very thing a program returns: JAX 0.10 would hand it out in that order, and misread it
     # where it is handed in again.
