@@ -59,8 +59,8 @@ class Scene:
             replay = jax.tree.map(jnp.copy, held(self.learned))
             for _ in range(replay.slots):
                 replay = add(replay, self.played)
-            begun = jnp.asarray(algorithm.warmup, jnp.int32)
-            self.learned = eqx.tree_at(lambda learned: (held(learned), learned.steps), self.learned, (replay, begun))
+            warm = jnp.asarray(algorithm.warmup, jnp.int32)
+            self.learned = eqx.tree_at(lambda learned: (held(learned), learned.steps), self.learned, (replay, warm))
 
 
 def repeated(carry: Any, body: Callable[[Any, Any], Any]) -> Program:

@@ -60,7 +60,7 @@ def test_a_shuffle_has_every_number_once_and_each_as_likely_in_each_place(count,
         assert spread < count - 1 + 5 * (2 * count) ** 0.5
     assert count == 1 or abs(rising(orders) - 0.5) < 0.02
     if count == 2**16:  # the control: one sort is not enough for so many
-        monkeypatch.setattr(descent, "ONCE", count)
+        monkeypatch.setattr(descent, "ONE_SORT", count)
         assert rising(np.asarray(shuffled(count, key=keys[0]))) > 0.55
 
 

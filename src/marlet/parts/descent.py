@@ -17,7 +17,7 @@ Teams = tuple[Team, ...]
 States = tuple[optax.OptState, ...]
 """Of the optimisers, one for each team."""
 Loss = Callable[[Teams, Any, Key], tuple[Float[Array, ""], Metrics]]
-ONCE = 2**11
+ONE_SORT = 2**11
 """So many numbers at the most are shuffled by one sort."""
 
 
@@ -104,7 +104,7 @@ def shuffled(count: int, *, key: Key) -> Int[Array, " count"]:
     above are the same, the lower number comes first: one neighbour in 1000 of 2048 numbers. More are shuffled twice."""
     low = (count - 1).bit_length()
     order = jnp.arange(count, dtype=jnp.uint32)
-    for one in (key,) if count <= ONCE else jax.random.split(key):
+    for one in (key,) if count <= ONE_SORT else jax.random.split(key):
         words = jax.random.bits(one, (count,), jnp.uint32) >> low << low
         order = order[jnp.sort(words | jnp.arange(count, dtype=jnp.uint32)) & ((1 << low) - 1)]
     return order.astype(jnp.int32)
