@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, PyTree
 
 from marlet.options import check_options, option
 from marlet.parts.layers import Linear
-from marlet.types import Key, Spec
+from marlet.types import Key, Spec, computed_once
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,8 @@ class Monotonic(Mixer):
         n = values.shape[-1]
         first = _slope(_apply(weights.first_weights, state)).reshape(*state.shape[:-1], n, self.size)
         second = _slope(_apply(weights.second_weights, state)) / self.size
-        hidden = jax.nn.elu((values[..., None] * first).sum(-2) + weights.first_bias(state))
+        first, second = computed_once((first, second))
+        hidden = jax.nn.elu(jnp.einsum("...n,...nw->...w", values, first) + weights.first_bias(state))
         return (hidden * second).sum(-1, keepdims=True) + _apply(weights.second_bias, state)
 
 
