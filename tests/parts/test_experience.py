@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from marlet.parts.experience import Experience, at_cuts, cuts_of, following, seen_in, steps_after
+from marlet.parts.experience import Experience, at_cuts, cuts_of, following, outputs_after, seen_in, steps_after
+from marlet.parts.nets import team_of
 from marlet.types import Spec, Step, Transition
 
 pytestmark = pytest.mark.rough
@@ -76,6 +77,27 @@ def joined(t, later, spec):
     seen = jax.tree.map(lambda now, later: jnp.concatenate([now, later[None]]), now, later)
     e = Experience(seen, t.now.alive, t.action, t.next.reward, t.next.alive, t.first, t.now.obs[0], cuts)
     return cuts, e.next, at_cuts(t.next.reward, cuts.at), following(seen.state, cuts.seen.state, cuts.at)
+
+
+@partial(jax.jit, static_argnames="spec")
+def said(t, later, spec):
+    """What networks with a memory say of the step after each transition: told of all of them anew, and of few."""
+    team = team_of((0, 0), *spec.obs_shape, (3,), 2, 4, key=jax.random.key(1))
+    cuts, next, _, _ = joined(t, later, spec)
+    first = jnp.concatenate([jnp.zeros_like(t.first[:1]), t.next.truncated[:-1]])
+    memories, outputs = team.unroll(team.blank(B), t.now.obs / 1000, first)
+    few = outputs_after(team, memories, outputs, next.obs[-1] / 1000, cuts.seen.obs / 1000, cuts)
+    return team.step(memories, next.obs / 1000)[1], few
+
+
+@pytest.mark.parametrize(("length", "horizon", "places"), WAYS)
+@settings(max_examples=10, deadline=None)
+@given(data=st.data())
+def test_what_networks_say_of_what_follows_is_computed_for_few_steps_anew(length, horizon, places, data):
+    t = transitions(length, cut_off(length, horizon, data.draw))
+    later = jax.tree.map(lambda leaf: ~leaf[0] if leaf.dtype == bool else -1 - leaf[0], seen_in(t.now))
+    anew, few = said(t, later, spec_of(horizon))
+    np.testing.assert_allclose(few, anew, atol=1e-5)
 
 
 @pytest.mark.parametrize(("length", "horizon", "places"), WAYS)

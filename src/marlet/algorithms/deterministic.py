@@ -15,7 +15,7 @@ from marlet.equations.schedules import counted, linear
 from marlet.options import changed, option
 from marlet.parts.critics import Critics, as_vectors, inputs_of
 from marlet.parts.descent import mean_of, moved, numbers_of, once, optimiser
-from marlet.parts.experience import Experience, at_cuts, following
+from marlet.parts.experience import Experience, outputs_after
 from marlet.parts.heads import Action, Squashed
 from marlet.parts.mixers import Apart, Mixer, Monotonic
 from marlet.parts.nets import Team, soft_update, team_of, uses_of
@@ -226,9 +226,9 @@ class ActorCritic(Algorithm):
         of soft actors, what they do now (Haarnoja et al. 2018, arXiv:1801.01290, equation 3)."""
         target = learned.target
         actor = jax.lax.stop_gradient(learned.online.actor) if self.soft else target.actor
-        memories, outputs = actor.unroll(e.memory, e.seen.obs, e.first)
-        _, finals = actor.step(at_cuts(memories[:-1], e.cuts.at), e.cuts.seen.obs)
-        outputs, next = following(outputs, finals, e.cuts.at), e.next
+        next = e.next
+        memories, outputs = actor.unroll(e.memory, e.now.obs, e.first[:-1])
+        outputs = outputs_after(actor, memories, outputs, next.obs[-1], e.cuts.seen.obs, e.cuts)
         action, log_prob = self._chosen(learned.spec, outputs, next.available, key=key, exploring=False)
         values = target.critics.values(next.obs, next.state, action, action, e.next_alive)
         entropy = jnp.exp(learned.log_temperature) * self.mixer.share(jnp.where(e.next_alive, log_prob, 0.0))

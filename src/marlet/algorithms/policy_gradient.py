@@ -26,7 +26,7 @@ from marlet.parts.descent import (
     rested,
     standardised,
 )
-from marlet.parts.experience import Seen, at_cuts, cuts_of, following
+from marlet.parts.experience import Seen, cuts_of, outputs_after
 from marlet.parts.heads import Action, Categorical, Gaussian, Head, head_for
 from marlet.parts.nets import Team, team_of, two_headed, uses_of
 from marlet.parts.normalisers import Normaliser, PopArt, Statistics
@@ -222,11 +222,10 @@ class PolicyGradient(Algorithm):
         else:
             judge, judge_memory = learned.critic, critic_memory
         memories, outputs = judge.unroll(judge_memory, seen, t.first)
-        _, last = judge.step(memories[-1], self._seen(jax.tree.map(lambda leaf: leaf[-1], t.next)))
-        _, finals = judge.step(at_cuts(memories, cuts.at), self._seen(cuts.seen))
+        last = self._seen(jax.tree.map(lambda leaf: leaf[-1], t.next))
+        next_outputs = outputs_after(judge, memories, outputs, last, self._seen(cuts.seen), cuts)
         real = lambda output: self.normaliser.real(learned.statistics, learned.critic, output[..., -1])  # noqa: E731
-        value = real(outputs)
-        next_value = following(jnp.concatenate([value, real(last)[None]]), real(finals), cuts.at)
+        value, next_value = real(outputs), real(next_outputs)
 
         reward, counts, lives = self._earned(learned.spec, t)
         goes_on = continues(t.first)[..., None] & lives

@@ -16,7 +16,7 @@ from marlet.equations.schedules import counted, linear
 from marlet.errors import MarletError
 from marlet.options import changed, option
 from marlet.parts.descent import mean_of, moved, numbers_of, once, optimiser
-from marlet.parts.experience import Experience, at_cuts, following
+from marlet.parts.experience import Experience, outputs_after
 from marlet.parts.mixers import Apart, Mixer, Monotonic, Sum
 from marlet.parts.nets import Team, soft_update, team_of, uses_of
 from marlet.parts.replay import Replay
@@ -178,13 +178,13 @@ class QLearning(Algorithm):
         self, online: Weights, target: Weights, e: Experience, number: Float[Array, ""] | None = None
     ) -> tuple[Float[Array, ""], Metrics]:
         """The mean squared error of the joined values over what was alive."""
-        memories, values = online.team.unroll(e.memory, e.seen.obs, e.first)
-        taken = jnp.where(e.alive, chosen(values[:-1], e.action), 0.0)
+        memories, values = online.team.unroll(e.memory, e.now.obs, e.first[:-1])
+        taken = jnp.where(e.alive, chosen(values, e.action), 0.0)
         predicted = self.mixer.mix(online.mixer, taken, e.now.state)
 
-        target_memories, target_values = target.team.unroll(e.memory, e.seen.obs, e.first)
-        next_values = _next_values(target.team, target_memories, target_values, e)
-        choosing = _next_values(online.team, memories, values, e) if self.double else next_values
+        after = lambda team, held, said: outputs_after(team, held, said, e.next.obs[-1], e.cuts.seen.obs, e.cuts)  # noqa: E731
+        next_values = after(target.team, *target.team.unroll(e.memory, e.now.obs, e.first[:-1]))
+        choosing = after(*jax.lax.stop_gradient((online.team, memories, values))) if self.double else next_values
         best = jnp.argmax(masked(choosing, e.next.available), axis=-1)
         next_taken = jnp.where(e.next_alive, chosen(next_values, best), 0.0)
         next_joined = self.mixer.mix(target.mixer, next_taken, e.next.state)
@@ -198,15 +198,6 @@ class QLearning(Algorithm):
         mean = partial(mean_of, counts=self.mixer.lives(e.alive), number=number)
         loss = mean(error**2)
         return loss, {"loss": loss, "value": mean(predicted), "error": mean(jnp.abs(error))}
-
-
-def _next_values(
-    team: Team, memories: Float[Array, "T1 K n m"], values: Float[Array, "T1 K n a"], e: Experience
-) -> Float[Array, "T K n a"]:
-    """Of the step each transition led to: read off the values of all steps, and computed for the final ones alone."""
-    memories, values = jax.lax.stop_gradient((memories, values))
-    _, finals = jax.lax.stop_gradient(team).step(at_cuts(memories[:-1], e.cuts.at), e.cuts.seen.obs)
-    return following(values, finals, e.cuts.at)
 
 
 def iql(**options) -> QLearning:

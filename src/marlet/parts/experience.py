@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree, Shaped
 
+from marlet.parts.nets import Team
 from marlet.types import Spec, Step, Transition
 
 
@@ -27,6 +28,8 @@ class Cuts(eqx.Module):
     """Every array leads with `E B`."""
     at: Int[Array, "E B"]
     """The transition that led there; T where the place is not used."""
+    aligned: bool = eqx.field(static=True, default=False)
+    """Whether no episode can be cut off but after the last transition."""
 
 
 class Experience(eqx.Module):
@@ -66,7 +69,7 @@ def cuts_of(t: Transition, spec: Spec) -> Cuts:
     times = jnp.arange(length)[:, None]
     if spec.aligned(length):
         at = jnp.where(t.next.truncated[-1:], length - 1, length)
-        return Cuts(jax.tree.map(lambda leaf: leaf[-1:], seen_in(t.next)), at)
+        return Cuts(jax.tree.map(lambda leaf: leaf[-1:], seen_in(t.next)), at, aligned=True)
     at = jnp.where(t.next.truncated, times, length)
     if places < length:
         at = jnp.sort(at, axis=0)[:places]
@@ -94,6 +97,26 @@ def following(
         here = jnp.arange(length)[:, None] == at[place]
         later = jnp.where(as_wide(here), at_cut[place], later)
     return later
+
+
+def outputs_after(
+    team: Team,
+    memories: Float[Array, "T K n m"],
+    outputs: Float[Array, "T K n a"],
+    last: Float[Array, "K n d"],
+    finals: Float[Array, "E K n d"],
+    cuts: Cuts,
+) -> Float[Array, "T K n a"]:
+    """What networks say of the step that each transition led to, from what they said of the steps acted from.
+
+    That has to be computed for the step after the last transition alone, and for the `finals` of episodes that were cut off
+    before it.
+    """
+    if cuts.aligned:
+        return steps_after(outputs, team.step(memories[-1], last)[1])
+    before = jnp.concatenate([at_cuts(memories, cuts.at), memories[-1:]])
+    _, said = team.step(before, jnp.concatenate([finals, last[None]]))
+    return following(jnp.concatenate([outputs, said[-1:]]), said[:-1], cuts.at)
 
 
 def steps_after(now: PyTree[Array], last: PyTree[Array]) -> PyTree[Array]:

@@ -42,6 +42,8 @@ class Replay(eqx.Module):
     """The slot that is written next."""
     size: Int[Array, ""]
     """Slots that have been written."""
+    aligned: bool = eqx.field(static=True)
+    """Whether rollouts end whenever an episode is cut off."""
 
     @staticmethod
     def empty(spec: Spec, *, length: int, memory: int, envs: int, capacity: int) -> "Replay":
@@ -80,6 +82,7 @@ class Replay(eqx.Module):
             cuts_so_far=jnp.zeros(envs, jnp.int32),
             cursor=jnp.zeros((), jnp.int32),
             size=jnp.zeros((), jnp.int32),
+            aligned=spec.aligned(length),
         )
 
     @property
@@ -88,7 +91,7 @@ class Replay(eqx.Module):
         along = lambda axis, tree: jax.tree.map(lambda _: axis, tree)  # noqa: E731
         axes = {"seen": 1, "deeds": 1, "memory": 1, "finals": 1, "cut_at": 2, "cut_row": 2, "cuts_so_far": 0}
         axes |= {"cursor": -1, "size": -1}
-        return Replay(**{name: along(axis, getattr(self, name)) for name, axis in axes.items()})
+        return Replay(**{name: along(axis, getattr(self, name)) for name, axis in axes.items()}, aligned=self.aligned)
 
     @property
     def slots(self) -> int:
@@ -124,6 +127,7 @@ class Replay(eqx.Module):
             cuts_so_far=(self.cuts_so_far + used.sum(0)) % room,
             cursor=(self.cursor + 1) % self.slots,
             size=jnp.minimum(self.size + 1, self.slots),
+            aligned=self.aligned,
         )
 
     def sample(self, count: int, *, key: Key) -> Experience:
@@ -136,6 +140,7 @@ class Replay(eqx.Module):
         taken = lambda rows: lambda leaf: leaf[rows, env]  # noqa: E731
         deeds = jax.tree.map(taken(rows[:-1]), self.deeds)
         cut_row = self.cut_row[slot, :, env].T
+        cuts = Cuts(jax.tree.map(taken(cut_row), self.finals), self.cut_at[slot, :, env].T, self.aligned)
         return Experience(
             seen=jax.tree.map(taken(rows), self.seen),
             alive=deeds.alive,
@@ -144,5 +149,5 @@ class Replay(eqx.Module):
             next_alive=deeds.next_alive,
             first=jnp.pad(deeds.first, ((0, 1), (0, 0))),
             memory=self.memory[slot, env],
-            cuts=Cuts(seen=jax.tree.map(taken(cut_row), self.finals), at=self.cut_at[slot, :, env].T),
+            cuts=cuts,
         )
