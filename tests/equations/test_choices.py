@@ -5,8 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from marlet.equations.choices import chosen, epsilon_greedy
+from marlet.engine.devices import compiler_options
+from marlet.equations.choices import chosen, epsilon_greedy, total
 from marlet.equations.schedules import linear
+from marlet.types import on_cpu
 
 pytestmark = pytest.mark.rough
 
@@ -36,3 +38,12 @@ def test_a_schedule_falls_and_then_stays():
     assert float(linear(jnp.array(0), 1.0, 0.1, 0)) == pytest.approx(0.1)
     assert float(linear(jnp.array(10**9), 1.0, 0.1, 3e9)) == pytest.approx(0.7)
     assert float(linear(jnp.array(10**9), 1.0, 0.1, 3 * 10**9)) == pytest.approx(0.7)
+
+
+def test_the_slope_of_a_sum_written_out_is_computed_before_it_is_handed_to_every_entry():
+    def barriers(total):
+        gradient = jax.jit(jax.grad(lambda x: jnp.sin(total(x)).sum()), compiler_options=compiler_options())
+        return gradient.lower(jnp.ones((7, 5))).compile().as_text().count(" opt-barrier(")
+
+    assert barriers(total) == 2 * on_cpu()  # of the sum, and of its slope
+    assert barriers(lambda x: sum(x[..., i] for i in range(5))) == 0  # the control

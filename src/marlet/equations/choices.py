@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from marlet.types import Key
+from marlet.types import Key, computed_once
 
 
 def masked(values: Float[Array, "*batch a"], available: Bool[Array, "*batch a"]) -> Float[Array, "*batch a"]:
@@ -37,6 +37,7 @@ def chosen(values: Float[Array, "*batch a"], action: Int[Array, "*batch"]) -> Fl
 
 
 def total(x: Float[Array, "*batch a"]) -> Float[Array, "*batch"]:
-    """The sum over a short last axis, written out: XLA hands a reduction to a library that is slow at those."""
+    """The sum over a short last axis, written out: XLA hands a reduction to a library that is slow at those. Its slope is
+    computed once, and not again for each entry."""
     first, *others = (x[..., i] for i in range(x.shape[-1]))
-    return sum(others, first)
+    return computed_once(sum(others, first))

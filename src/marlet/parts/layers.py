@@ -49,7 +49,8 @@ def _by_weight(
 ) -> Float[Array, "inputs outputs"]:
     """The gradient of the weight of `x @ weight`, from that of the product. (A single column has no fast kernel.)"""
     rows, slopes = (part.reshape(-1, part.shape[-1]) for part in (x, slope))
-    return computed_once(rows.T) @ slopes if slopes.shape[1] > 1 else (slopes.T @ rows).T
+    turned = computed_once(computed_once(rows).T)  # twice, lest the rows be copied as they are before they are turned
+    return turned @ slopes if slopes.shape[1] > 1 else (slopes.T @ rows).T
 
 
 product.defvjp(_product_forward, _product_backward)
