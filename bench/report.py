@@ -156,10 +156,17 @@ def renewed(text: str, results: Mapping[str, Result], images: Path) -> str:
     return MARKED.sub(write, text)
 
 
+def processor() -> str:
+    """What the machine computes with. The family tells apart what goes by one name and is twice as fast."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    told = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    if "model name" not in told:
+        return platform.machine()
+    return f"{told['model name']} (family {told.get('cpu family')}, model {told.get('model')})"
+
+
 def circumstances(command: str, devices: list[str]) -> Result:
     """Date, machine and versions, and how busy the machine was."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
     found = {}
     for package in PACKAGES:
         try:
@@ -169,7 +176,7 @@ def circumstances(command: str, devices: list[str]) -> Result:
     return {
         "command": command,
         "date": time.strftime("%Y-%m-%d"),
-        "processor": model or platform.machine(),
+        "processor": processor(),
         "cores": len(os.sched_getaffinity(0)),
         "load_before": round(os.getloadavg()[0], 2),
         "devices": devices,
