@@ -69,8 +69,8 @@ def test_a_memory_that_is_not_restarted_is_noticed(cell):
 
 @pytest.mark.parametrize("cell", ["gru", "linear"])
 def test_the_gradient_is_that_of_stepping(cell):
-    """Of all weights and the memory at the start, restarts inside; one copy has more rows than units, one fewer."""
-    uses, units = (0, 0, 1), 4
+    """Of all weights and the memory at the start, restarts inside; one copy has more than two rows a unit, one fewer."""
+    uses, units = (0, 0, 1), 2
     team = make(uses, units, cell=cell)
     obs, slope = (jnp.asarray(normal(STEPS, BATCH, 3, size, seed=size)) for size in (FEATURES, ACTIONS))
     first = jnp.array([[False, True, False], [False, False, True], [True, False, False], [False] * 3])
