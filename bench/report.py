@@ -157,12 +157,11 @@ def renewed(text: str, results: Mapping[str, Result], images: Path) -> str:
 
 
 def processor() -> str:
-    """What the machine computes with. The family tells apart what goes by one name and is twice as fast."""
+    """What the machine computes with. Family and model tell apart processors of one name, some twice as fast as others."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     told = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
-    if "model name" not in told:
-        return platform.machine()
-    return f"{told['model name']} (family {told.get('cpu family')}, model {told.get('model')})"
+    name, family = told.get("model name", platform.machine()), told.get("cpu family")
+    return f"{name} (family {family}, model {told.get('model')})" if family else name
 
 
 def circumstances(command: str, devices: list[str]) -> Result:

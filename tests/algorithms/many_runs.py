@@ -15,7 +15,7 @@ import numpy as np
 from marlet.engine.rollout import Tally, opening, rollout
 from marlet.envs.spread import Spread
 from marlet.parts.experience import Cuts, Experience, cuts_of, seen_in
-from marlet.types import Rollout, Spec, Step, Transition
+from marlet.types import Rollout, Spec, Step, Transition, where
 
 
 @partial(jax.jit, static_argnames=("env", "algorithm", "steps", "runs"))
@@ -143,15 +143,17 @@ def imagined(spec, steps, count, *, memory=0, ends=0.0, key):
 
 
 def experience_of(rollout, spec):
-    """All of a rollout in its order, as a replay gives it back."""
-    t = rollout.transitions
+    """All of a rollout in its order, as a replay gives it back: where the clock cut off at the end, another step follows."""
+    t, last = rollout.transitions, seen_in(jax.tree.map(lambda leaf: leaf[-1], rollout.transitions.next))
+    opened = jax.tree.map(lambda leaf: ~leaf if leaf.dtype == bool else leaf + 1, last)
+    last = where(t.next.truncated[-1], opened, last)
     return Experience(
-        seen=jax.tree.map(lambda now, next: jnp.concatenate([now, next[-1:]]), seen_in(t.now), seen_in(t.next)),
+        seen=jax.tree.map(lambda now, last: jnp.concatenate([now, last[None]]), seen_in(t.now), last),
         alive=t.now.alive,
         action=t.action,
         reward=t.next.reward,
         next_alive=t.next.alive,
-        first=jnp.pad(t.first, ((0, 1), (0, 0))),
+        first=t.first,
         memory=rollout.memory,
         cuts=cuts_of(t, spec),
     )
@@ -171,20 +173,21 @@ def step_by_step(e, memories):
         action=single(e.action),
         reward=single(e.reward),
         next_alive=single(e.next_alive),
-        first=jnp.pad(single(e.first[:-1]), ((0, 1), (0, 0))),
+        first=single(e.first),
         memory=single(before)[0],
         cuts=Cuts(jax.tree.map(lambda leaf: leaf[1:], seen), jnp.ones((1, single(e.alive).shape[1]), jnp.int32)),
     )
 
 
 def spread_out(algorithm, *, known):
-    """A fresh learner and two rollouts of its own in spread, of six steps each, one after the other.
+    """A fresh learner and two rollouts of its own in spread, one after the other, in episodes of four steps.
 
-    Episodes of four steps are cut off within the first, which ends in mid-episode, and within the second and at its end.
+    Of six steps each, these are cut off within the first, which ends in mid-episode, and within the second and at its end;
+    of two, at the end of the second alone.
 
     That nobody dies there is told to the learner only if it is `known`.
     """
-    assert algorithm.length == 6
+    assert algorithm.length in (2, 6)
     env = Spread(agents=2, steps=4)
 
     @jax.jit
@@ -198,7 +201,7 @@ def spread_out(algorithm, *, known):
 
     learned, rollouts = made()
     cut = [rollout.transitions.next.truncated[:, 0].tolist() for rollout in rollouts]
-    assert cut == [[k in ends for k in range(6)] for ends in ((3,), (1, 5))]
+    assert np.concatenate(cut).tolist() == [k % 4 == 3 for k in range(2 * algorithm.length)]
     return learned, rollouts
 
 

@@ -282,10 +282,18 @@ def test_a_critic_of_what_the_actor_holds_is_another_last_layer_of_the_actor(opt
     assert max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(judging(after.actor).copies.layers)) > 1e-4
 
 
-@pytest.mark.parametrize("known", [True, False])
-def test_targets_without_a_trace_are_the_reward_and_what_the_next_step_is_worth(known):
+@pytest.mark.parametrize(("length", "known"), [(6, True), (6, False), (2, True)])
+def test_targets_without_a_trace_are_the_reward_and_what_the_next_step_is_worth(length, known):
     algorithm = mappo(
-        memory=4, envs=2, length=6, minibatches=1, decay=0.0, discount=0.9, reward_scale=0.1, normaliser=Raw(), **TINY
+        memory=4,
+        envs=2,
+        length=length,
+        minibatches=1,
+        decay=0.0,
+        discount=0.9,
+        reward_scale=0.1,
+        normaliser=Raw(),
+        **TINY,
     )
     learned, rollouts = spread_out(algorithm, known=known)
 

@@ -215,11 +215,11 @@ def test_replaying_a_rollout_reproduces_what_was_seen_when_acting(sharing):
     assert not np.allclose(blank[1], memories[1], atol=1e-6)
 
 
-@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize(("length", "known"), [(6, True), (6, False), (2, True)])
 @pytest.mark.parametrize("double", [True, False])
-def test_what_a_sequence_teaches_is_what_its_steps_teach_one_by_one(double, known):
-    """Values of what follows are read off the pass over the steps, and computed for final steps alone: as if for each."""
-    algorithm = vdn(memory=4, hidden=(8,), envs=2, length=6, double=double)
+def test_what_a_sequence_teaches_is_what_its_steps_teach_one_by_one(double, length, known):
+    """Values of what follows are read off the pass over the steps, and computed for the last and final ones: as if for each."""
+    algorithm = vdn(memory=4, hidden=(8,), envs=2, length=length, double=double)
     learned, rollouts = spread_out(algorithm, known=known)
     other = algorithm.init(learned.spec, key=jax.random.key(9)).online  # another target, with the online one's memories
     target = eqx.tree_at(lambda w: w.team.copies.last, learned.online, other.team.copies.last)
@@ -227,7 +227,7 @@ def test_what_a_sequence_teaches_is_what_its_steps_teach_one_by_one(double, know
     @jax.jit
     def losses(played):
         e = experience_of(played, learned.spec)
-        memories, _ = learned.online.team.unroll(e.memory, e.now.obs, e.first[:-1])
+        memories, _ = learned.online.team.unroll(e.memory, e.now.obs, e.first)
         loss = lambda e: algorithm._loss(learned.online, target, e)[0]  # noqa: E731
         return loss(e), loss(step_by_step(e, memories)), loss(step_by_step(e, jnp.roll(memories, 1, axis=0)))
 

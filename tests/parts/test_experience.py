@@ -79,25 +79,33 @@ def joined(t, later, spec):
     return cuts, e.next, at_cuts(t.next.reward, cuts.at), following(seen.state, cuts.seen.state, cuts.at)
 
 
-@partial(jax.jit, static_argnames="spec")
-def said(t, later, spec):
-    """What networks with a memory say of the step after each transition: told of all of them anew, and of few."""
-    team = team_of((0, 0), *spec.obs_shape, (3,), 2, 4, key=jax.random.key(1))
+@partial(jax.jit, static_argnames=("spec", "memory"))
+def said(t, later, spec, memory):
+    """What networks say of the step after each transition: told of all of them anew, of few, and of few that are others'."""
+    team = team_of((0, 0), *spec.obs_shape, (16,), memory, 4, key=jax.random.key(1))
     cuts, next, _, _ = joined(t, later, spec)
     first = jnp.concatenate([jnp.zeros_like(t.first[:1]), t.next.truncated[:-1]])
-    memories, outputs = team.unroll(team.blank(B), t.now.obs / 1000, first)
-    few = outputs_after(team, memories, outputs, next.obs[-1] / 1000, cuts.seen.obs / 1000, cuts)
-    return team.step(memories, next.obs / 1000)[1], few
+    told = lambda obs: jnp.sin(obs + jnp.arange(spec.obs_shape[0]) ** 2)  # noqa: E731
+    memories, outputs = team.unroll(team.blank(B), told(t.now.obs), first)
+    last, finals = told(next.obs[-1]), told(cuts.seen.obs)
+    few = outputs_after(team, memories, outputs, last, finals, cuts)
+    others = outputs_after(team, memories, outputs, jnp.roll(last, 1, axis=0), jnp.roll(finals, 1, axis=1), cuts)
+    return team.step(memories, told(next.obs))[1], few, others
 
 
+@pytest.mark.parametrize("memory", [0, 2])
 @pytest.mark.parametrize(("length", "horizon", "places"), WAYS)
 @settings(max_examples=10, deadline=None)
 @given(data=st.data())
-def test_what_networks_say_of_what_follows_is_computed_for_few_steps_anew(length, horizon, places, data):
-    t = transitions(length, cut_off(length, horizon, data.draw))
+def test_what_networks_say_of_what_follows_is_computed_for_few_steps_anew(length, horizon, places, memory, data):
+    truncated = cut_off(length, horizon, data.draw)
+    t = transitions(length, truncated)
     later = jax.tree.map(lambda leaf: ~leaf[0] if leaf.dtype == bool else -1 - leaf[0], seen_in(t.now))
-    anew, few = said(t, later, spec_of(horizon))
+    anew, few, others = said(t, later, spec_of(horizon), memory)
     np.testing.assert_allclose(few, anew, atol=1e-5)
+    differs = np.abs(others - anew).max((2, 3)) > 1e-3
+    assert differs[-1].all()  # the control
+    assert (differs[:-1] == truncated[:-1]).all()
 
 
 @pytest.mark.parametrize(("length", "horizon", "places"), WAYS)
@@ -109,6 +117,7 @@ def test_what_follows_is_the_next_step_or_the_final_one(length, horizon, places,
     later = jax.tree.map(lambda leaf: ~leaf[0] if leaf.dtype == bool else -1 - leaf[0], seen_in(t.now))
     cuts, next, rewards, states = jax.device_get(joined(t, later, spec_of(horizon)))
 
+    assert cuts.aligned == (horizon > 0 and horizon % length == 0)
     assert cuts.at.shape == (places, B)
     assert spec_of(horizon).cuts(length) == places
     for b in range(B):

@@ -49,16 +49,30 @@ def test_the_best_joint_action_is_made_of_each_agents_best(mixer):
     np.testing.assert_array_equal(joint[np.asarray(mixed)[:, 0].argmax()], values.argmax(-1))
 
 
+def written_out(mixer, slope, weights, v, s):
+    """One mixing by the two-layer network as it is written down, agent by agent."""
+    layers = lambda parts, x: parts[-1](jax.nn.relu(parts[0](x)))  # noqa: E731
+    first = slope(layers(weights.first_weights, s)).reshape(3, mixer.size)
+    hidden = jax.nn.elu(sum(v[i] * first[i] for i in range(3)) + weights.first_bias(s))
+    return hidden @ slope(layers(weights.second_weights, s)) / mixer.size + layers(weights.second_bias, s)[0]
+
+
+def test_what_is_joined_and_its_gradients_are_those_of_the_network_written_out():
+    mixer = Monotonic()
+    weights, values, state = begun(mixer)
+    plain = partial(written_out, mixer, lambda x: 2 * jnp.tanh(jnp.abs(x) / 2))
+    ways = (lambda w, v: mixer.mix(w, v, state)[:, 0], lambda w, v: jax.vmap(plain, (None, 0, 0))(w, v, state))
+    fast, slow = (jax.jit(way)(weights, values) for way in ways)
+    np.testing.assert_allclose(fast, slow, rtol=1e-4, atol=1e-5)
+    fast, slow = (jax.jit(jax.grad(lambda *given, way=way: way(*given).sum(), (0, 1)))(weights, values) for way in ways)
+    for one, other in zip(*map(jax.tree.leaves, (fast, slow)), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-3)
+
+
 def test_weights_that_may_be_negative_would_be_noticed():
     mixer = Monotonic()
     weights, values, state = begun(mixer)
-
-    def unsigned(v, s):  # the same network with the absolute values taken away
-        layers = lambda parts, x: parts[-1](jax.nn.relu(parts[0](x)))  # noqa: E731
-        first = layers(weights.first_weights, s).reshape(3, mixer.size)
-        hidden = jax.nn.elu((v[:, None] * first).sum(0) + weights.first_bias(s))
-        return (hidden * layers(weights.second_weights, s)).sum()
-
+    unsigned = partial(written_out, mixer, lambda x: x, weights)
     assert (np.asarray(jax.jit(jax.vmap(jax.grad(unsigned)))(values, state)) < 0).any()
 
 

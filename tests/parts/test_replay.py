@@ -129,7 +129,7 @@ def found_in(recorded, replay, count):
     """
     e, now, next = jax.device_get(sampled(replay, count))
     length = e.alive.shape[0]
-    assert e.first.shape == (length + 1, count)
+    assert e.first.shape == (length, count)
     opened = {
         tuple(played.transitions.now.obs[0, b, 0, :2]): (r, b) for r, played in enumerate(recorded) for b in range(B)
     }
@@ -151,10 +151,14 @@ def found_in(recorded, replay, count):
     np.testing.assert_array_equal(e.next_alive, expected(lambda t: t.next.alive))
     np.testing.assert_array_equal(e.reward, expected(lambda t: t.next.reward))
     np.testing.assert_array_equal(e.action, expected(lambda t: t.action))
-    np.testing.assert_array_equal(e.first[:-1], expected(lambda t: t.first))
-    assert not e.first[-1].any()
+    np.testing.assert_array_equal(e.first, expected(lambda t: t.first))
     np.testing.assert_array_equal(e.memory, np.stack([recorded[r].memory[b] for r, b in places]))
     return rounds, envs
+
+
+def test_of_what_is_sampled_it_is_known_whether_cuts_are_aligned(way):
+    env, length, _, replays = way
+    assert sampled(replays[-1], 3)[0].cuts.aligned == env.spec.aligned(length)
 
 
 @pytest.mark.parametrize("rounds", [1, 2, 3, 4, 5, 8, 11])

@@ -15,7 +15,7 @@ from marlet.equations.schedules import counted, linear
 from marlet.options import changed, option
 from marlet.parts.critics import Critics, as_vectors, inputs_of
 from marlet.parts.descent import mean_of, moved, numbers_of, once, optimiser
-from marlet.parts.experience import Experience, outputs_after
+from marlet.parts.experience import Experience
 from marlet.parts.heads import Action, Squashed
 from marlet.parts.mixers import Apart, Mixer, Monotonic
 from marlet.parts.nets import Team, soft_update, team_of, uses_of
@@ -226,9 +226,7 @@ class ActorCritic(Algorithm):
         of soft actors, what they do now (Haarnoja et al. 2018, arXiv:1801.01290, equation 3)."""
         target = learned.target
         actor = jax.lax.stop_gradient(learned.online.actor) if self.soft else target.actor
-        next = e.next
-        memories, outputs = actor.unroll(e.memory, e.now.obs, e.first[:-1])
-        outputs = outputs_after(actor, memories, outputs, next.obs[-1], e.cuts.seen.obs, e.cuts)
+        outputs, next = e.outputs_after(actor, *actor.unroll(e.memory, e.now.obs, e.first)), e.next
         action, log_prob = self._chosen(learned.spec, outputs, next.available, key=key, exploring=False)
         values = target.critics.values(next.obs, next.state, action, action, e.next_alive)
         entropy = jnp.exp(learned.log_temperature) * self.mixer.share(jnp.where(e.next_alive, log_prob, 0.0))
@@ -266,7 +264,7 @@ class ActorCritic(Algorithm):
     ) -> tuple[Float[Array, ""], tuple[Float[Array, ""], Float[Array, ""]]]:
         """Less what the critics say of the policies' actions. Also: that gain, and the entropy beyond what is sought."""
         spec, now = learned.spec, e.now
-        _, outputs = actor.unroll(e.memory, now.obs, e.first[:-1])
+        _, outputs = actor.unroll(e.memory, now.obs, e.first)
         action, log_prob = self._chosen(spec, outputs, now.available, key=key, exploring=True)
         others = action if self.mixer.joins else as_vectors(spec, e.action, now.available)
         values = critics.values(now.obs, now.state, action, others, e.alive)

@@ -16,7 +16,7 @@ from marlet.equations.schedules import counted, linear
 from marlet.errors import MarletError
 from marlet.options import changed, option
 from marlet.parts.descent import mean_of, moved, numbers_of, once, optimiser
-from marlet.parts.experience import Experience, outputs_after
+from marlet.parts.experience import Experience
 from marlet.parts.mixers import Apart, Mixer, Monotonic, Sum
 from marlet.parts.nets import Team, soft_update, team_of, uses_of
 from marlet.parts.replay import Replay
@@ -178,19 +178,19 @@ class QLearning(Algorithm):
         self, online: Weights, target: Weights, e: Experience, number: Float[Array, ""] | None = None
     ) -> tuple[Float[Array, ""], Metrics]:
         """The mean squared error of the joined values over what was alive."""
-        memories, values = online.team.unroll(e.memory, e.now.obs, e.first[:-1])
+        memories, values = online.team.unroll(e.memory, e.now.obs, e.first)
         taken = jnp.where(e.alive, chosen(values, e.action), 0.0)
         predicted = self.mixer.mix(online.mixer, taken, e.now.state)
 
-        after = lambda team, held, said: outputs_after(team, held, said, e.next.obs[-1], e.cuts.seen.obs, e.cuts)  # noqa: E731
-        next_values = after(target.team, *target.team.unroll(e.memory, e.now.obs, e.first[:-1]))
-        choosing = after(*jax.lax.stop_gradient((online.team, memories, values))) if self.double else next_values
+        next_values = choosing = e.outputs_after(target.team, *target.team.unroll(e.memory, e.now.obs, e.first))
+        if self.double:
+            choosing = e.outputs_after(*jax.lax.stop_gradient((online.team, memories, values)))
         best = jnp.argmax(masked(choosing, e.next.available), axis=-1)
         next_taken = jnp.where(e.next_alive, chosen(next_values, best), 0.0)
         next_joined = self.mixer.mix(target.mixer, next_taken, e.next.state)
         next_joined = jnp.where(self.mixer.lives(e.next_alive), next_joined, 0.0)
 
-        goes_on = jnp.broadcast_to(continues(e.first[:-1])[..., None], next_joined.shape)
+        goes_on = jnp.broadcast_to(continues(e.first)[..., None], next_joined.shape)
         returns = n_step_returns(
             self.reward_scale * self.mixer.share(e.reward), next_joined, goes_on, self.discount, self.n_step
         )

@@ -37,7 +37,7 @@ def chosen(values: Float[Array, "*batch a"], action: Int[Array, "*batch"]) -> Fl
 
 
 def total(x: Float[Array, "*batch a"]) -> Float[Array, "*batch"]:
-    """The sum over a short last axis, written out: XLA hands a reduction to a library that is slow at those. Its slope is
-    computed once, and not again for each entry."""
+    """The sum over a short last axis, written out: XLA hands a reduction to a library that is slow at those. It and
+    its slope are computed once, and not again for each entry."""
     first, *others = (x[..., i] for i in range(x.shape[-1]))
     return computed_once(sum(others, first))

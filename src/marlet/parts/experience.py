@@ -1,4 +1,4 @@
-"""What was seen and done in a rollout or a sample of it, without keeping any step twice.
+"""What was seen and done in a rollout or a sample of it, and what networks say of it, without doing anything twice.
 
 Transition t leads from step t to step t + 1, but for the clock: where it cut an episode off, step t + 1 opens the next
 one. The final steps, from which targets bootstrap, are kept apart; they are few.
@@ -41,7 +41,7 @@ class Experience(eqx.Module):
     action: Int[Array, "T K n"] | Float[Array, "T K n a"]
     reward: Float[Array, "T K n"]
     next_alive: Bool[Array, "T K n"]
-    first: Bool[Array, "T1 K"]
+    first: Bool[Array, "T K"]
     memory: Float[Array, "K n m"]
     """Before the first step."""
     cuts: Cuts
@@ -55,6 +55,12 @@ class Experience(eqx.Module):
     def next(self) -> Seen:
         """The steps that the transitions led to; every array leads with `T K`."""
         return jax.tree.map(lambda leaf, final: following(leaf, final, self.cuts.at), self.seen, self.cuts.seen)
+
+    def outputs_after(
+        self, team: Team, memories: Float[Array, "T K n m"], outputs: Float[Array, "T K n a"]
+    ) -> Float[Array, "T K n a"]:
+        """What networks that are told of observations say of `next`, from what they said of `now`."""
+        return outputs_after(team, memories, outputs, self.next.obs[-1], self.cuts.seen.obs, self.cuts)
 
 
 def seen_in(step: Step) -> Seen:
@@ -107,10 +113,10 @@ def outputs_after(
     finals: Float[Array, "E K n d"],
     cuts: Cuts,
 ) -> Float[Array, "T K n a"]:
-    """What networks say of the step that each transition led to, from what they said of the steps acted from.
+    """What networks say of the step that each transition led to: read off what they said one step later.
 
-    That has to be computed for the step after the last transition alone, and for the `finals` of episodes that were cut off
-    before it.
+    It is computed anew for `last` alone, to which the last transition led (the final step, where the clock cut off there),
+    and for the `finals` of episodes that were cut off before; where cuts are aligned there are none.
     """
     if cuts.aligned:
         return steps_after(outputs, team.step(memories[-1], last)[1])

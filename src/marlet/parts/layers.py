@@ -49,8 +49,10 @@ def _by_weight(
 ) -> Float[Array, "inputs outputs"]:
     """The gradient of the weight of `x @ weight`, from that of the product. (A single column has no fast kernel.)"""
     rows, slopes = (part.reshape(-1, part.shape[-1]) for part in (x, slope))
-    turned = computed_once(computed_once(rows).T)  # twice, lest the rows be copied as they are before they are turned
-    return turned @ slopes if slopes.shape[1] > 1 else (slopes.T @ rows).T
+    if slopes.shape[1] == 1:
+        return (slopes.T @ rows).T
+    # Parted also from what made the rows, else they are written down once more before they are turned.
+    return computed_once(computed_once(rows).T) @ slopes
 
 
 product.defvjp(_product_forward, _product_backward)

@@ -127,8 +127,9 @@ class Monotonic(Mixer):
         n = values.shape[-1]
         first = _slope(_apply(weights.first_weights, state)).reshape(*state.shape[:-1], n, self.size)
         second = _slope(_apply(weights.second_weights, state)) / self.size
-        first, second = computed_once((first, second))
-        hidden = jax.nn.elu(jnp.einsum("...n,...nw->...w", values, first) + weights.first_bias(state))
+        first, second = computed_once((first, second))  # and not again in each sum that reads them
+        joined = jnp.einsum("...n,...nw->...w", values, first, precision="highest")
+        hidden = jax.nn.elu(joined + weights.first_bias(state))
         return (hidden * second).sum(-1, keepdims=True) + _apply(weights.second_bias, state)
 
 

@@ -43,7 +43,7 @@ class Replay(eqx.Module):
     size: Int[Array, ""]
     """Slots that have been written."""
     aligned: bool = eqx.field(static=True)
-    """Whether rollouts end whenever an episode is cut off."""
+    """Whether no episode can be cut off but after the last transition of a rollout."""
 
     @staticmethod
     def empty(spec: Spec, *, length: int, memory: int, envs: int, capacity: int) -> "Replay":
@@ -147,7 +147,7 @@ class Replay(eqx.Module):
             action=deeds.action,
             reward=deeds.reward,
             next_alive=deeds.next_alive,
-            first=jnp.pad(deeds.first, ((0, 1), (0, 0))),
+            first=deeds.first,
             memory=self.memory[slot, env],
             cuts=cuts,
         )
