@@ -314,13 +314,16 @@ def test_targets_of_a_sequence_are_those_of_its_steps_one_by_one(length, known):
         e = experience_of(played, learned.spec)
         memories, _ = learned.target.actor.unroll(e.memory, e.now.obs, e.first)
         of = lambda e: algorithm._targets(learned, e, key=jax.random.key(4))  # noqa: E731
-        return of(e), of(step_by_step(e, memories)), of(step_by_step(e, 1 - memories))
+        alone = lambda memories: of(step_by_step(e, memories))  # noqa: E731
+        return of(e), alone(memories), alone(1 - memories), alone(jnp.roll(memories, 1, axis=0))
 
     for played in rollouts:
-        whole, single, control = targets(played)
+        whole, single, other, rolled = targets(played)
         whole = whole.reshape(single.shape)
         np.testing.assert_allclose(whole, single, rtol=1e-5, atol=1e-6)
-        assert not np.allclose(whole, control, rtol=1e-5, atol=2e-4)
+        assert not np.allclose(whole, other, rtol=1e-5, atol=2e-4)
+        # Memories of two steps are too much alike for this control.
+        assert length == 2 or not np.allclose(whole, rolled, rtol=1e-5, atol=2e-4)
 
 
 # --- entropy ---------------------------------------------------------------------------------------------------------

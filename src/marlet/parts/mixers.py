@@ -127,7 +127,7 @@ class Monotonic(Mixer):
         n = values.shape[-1]
         first = _slope(_apply(weights.first_weights, state)).reshape(*state.shape[:-1], n, self.size)
         second = _slope(_apply(weights.second_weights, state)) / self.size
-        first, second = computed_once((first, second))  # and not again in each sum that reads them
+        first, second = computed_once((first, second))  # lest XLA make one slow kernel of products and sums
         joined = jnp.einsum("...n,...nw->...w", values, first, precision="highest")
         hidden = jax.nn.elu(joined + weights.first_bias(state))
         return (hidden * second).sum(-1, keepdims=True) + _apply(weights.second_bias, state)
