@@ -201,6 +201,15 @@ def test_what_is_to_be_computed_once_is_parted_from_what_needs_it(size):
     assert barriers(jax.jit(walk).lower(start)) == 0  # the control: XLA by itself keeps none
 
 
+def test_flags_of_the_user_go_before_those_programs_are_compiled_with(monkeypatch):
+    monkeypatch.delenv("XLA_FLAGS", raising=False)
+    ours = compiler_options()
+    monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_prefer_vector_width=256 --xla_dump_to=/nowhere")
+    assert ours.keys() - compiler_options().keys() == {"xla_cpu_prefer_vector_width"}
+    monkeypatch.setenv("XLA_FLAGS", "--xla_disable_hlo_passes=cse")
+    assert ours.keys() - compiler_options().keys() == {"xla_disable_hlo_passes"}
+
+
 def test_what_was_measured_on_a_cpu_only_is_done_on_a_cpu_only(monkeypatch):
     assert compiler_options()
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
