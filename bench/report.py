@@ -67,7 +67,7 @@ COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "jaxmarl_stated": ("JaxMARL as stated, steps/s", million),
     "ratio_stated": ("times", fixed(1)),
     "bare_steps_per_second": ("bare, steps/s", million),
-    "lost": ("lost", percent),
+    "lost": ("longer than bare", percent),
     "one_device": ("one device, steps/s", million),
     "device_per_core": ("one a core, steps/s", million),
     "ratio_devices": ("times", fixed(2)),

@@ -12,7 +12,7 @@ from safetensors.numpy import load_file
 
 from conftest import ROUGHLY
 from marlet.engine import rollout
-from marlet.engine.devices import Placement, compiler_options, whole
+from marlet.engine.devices import WIDTH, Placement, compiler_options, whole
 from marlet.envs.spread import Spread
 from marlet.types import computed_once, on_cpu
 
@@ -201,13 +201,12 @@ def test_what_is_to_be_computed_once_is_parted_from_what_needs_it(size):
     assert barriers(jax.jit(walk).lower(start)) == 0  # the control: XLA by itself keeps none
 
 
-def test_flags_of_the_user_go_before_those_programs_are_compiled_with(monkeypatch):
+def test_the_width_of_vectors_is_the_users_where_flags_name_it(monkeypatch):
     monkeypatch.delenv("XLA_FLAGS", raising=False)
     ours = compiler_options()
-    monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_prefer_vector_width=256 --xla_dump_to=/nowhere")
-    assert ours.keys() - compiler_options().keys() == {"xla_cpu_prefer_vector_width"}
-    monkeypatch.setenv("XLA_FLAGS", "--xla_disable_hlo_passes=cse")
-    assert ours.keys() - compiler_options().keys() == {"xla_disable_hlo_passes"}
+    assert ours[WIDTH] == "512"
+    monkeypatch.setenv("XLA_FLAGS", f"--{WIDTH}=256 --xla_disable_hlo_passes=cse")
+    assert ours.items() - compiler_options().items() == {(WIDTH, "512")}  # barriers are kept all the same
 
 
 def test_what_was_measured_on_a_cpu_only_is_done_on_a_cpu_only(monkeypatch):

@@ -28,19 +28,18 @@ def one_device_per_core() -> None:
         jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
 
 
-COMPILED_WITH = {
-    "xla_cpu_prefer_vector_width": "512",
-    "xla_disable_hlo_passes": "cse_barrier_expander,small-while-loop-hoisting",
-}
-"""For a CPU. Vectors of 512 bits where it has them, of which XLA uses half unless it is told. And two of XLA's passes less, so
-that `types.computed_once` holds: one takes barriers out before it fuses, the other makes one kernel of a small loop, in which
-none can be left."""
+WIDTH = "xla_cpu_prefer_vector_width"
+"""The flag that says for how many bits at once XLA compiles; 256 where nothing is said."""
 
 
 def compiler_options() -> dict[str, str] | None:
-    """With what programs are compiled on a CPU; what XLA_FLAGS name is left to them."""
-    flags = os.environ.get("XLA_FLAGS", "")
-    return {name: value for name, value in COMPILED_WITH.items() if name not in flags} if on_cpu() else None
+    """With what programs are compiled on a CPU: for vectors of 512 bits where it has them, unless XLA_FLAGS say for which. And
+    so that `types.computed_once` holds, without two passes of XLA, of which one takes barriers out before it fuses, and the
+    other makes one kernel of a small loop, in which none can be left. Passes that XLA_FLAGS name to be left out are not, then."""
+    if not on_cpu():
+        return None
+    width = {} if WIDTH in os.environ.get("XLA_FLAGS", "") else {WIDTH: "512"}
+    return width | {"xla_disable_hlo_passes": "cse_barrier_expander,small-while-loop-hoisting"}
 
 
 class Placement:
