@@ -28,9 +28,9 @@ def test_spread_by_vectors(name, tmp_path):
 
 def test_a_trained_policy_earns_the_same_in_mpe2(tmp_path):
     run = marlet.train("spread", "mappo", steps=1e6, evaluations=1, episodes=64, out=tmp_path, quiet=True)
-    ours = marlet.evaluate(run.path, episodes=512).returns.mean()
-    theirs = marlet.evaluate(run.path, "pettingzoo:mpe2.simple_spread_v3", episodes=256).returns.mean()
-    assert ours == pytest.approx(theirs, abs=0.6)
+    ours = marlet.evaluate(run.path, episodes=4096).returns.mean()
+    theirs = marlet.evaluate(run.path, "pettingzoo:mpe2.simple_spread_v3", episodes=4096).returns.mean()
+    assert ours == pytest.approx(theirs, abs=0.35)  # four standard errors, episodes' returns being spread by 4
 
 
 def test_speaker_and_listener_talk(tmp_path):
