@@ -64,7 +64,7 @@ ONE_PASS = {"epochs": 1, "minibatches": 1, "learning_rate": 3e-3, "learning_rate
 def mapg(**options) -> PolicyGradientTogether:
     """Multi-agent policy gradient: REINFORCE with reward-to-go and a baseline (Williams 1992, REINFORCE)."""
     return changed(
-        PolicyGradientTogether(name="mapg", decay=1.0, discount=0.99, envs=64, length=10, **ONE_PASS), **options
+        PolicyGradientTogether(name="mapg", decay=1.0, discount=0.9, envs=64, length=10, **ONE_PASS), **options
     )
 
 
