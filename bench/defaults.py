@@ -27,6 +27,7 @@ def at_defaults(name: str, quick: bool) -> Row:
     from marlet.engine.train import Training
 
     one_device_per_core()
-    program = Training(make_env("spread"), make_algorithm(name), seeds=1)
+    env = make_env("spread")
+    program = Training(env, make_algorithm(name, env=env), seeds=1)
     row = timed(program, 1, QUICK_STEPS if quick else STEPS, quick)
     return {"subject": f"`{name}`", "import_seconds": import_seconds, **row}

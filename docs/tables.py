@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from marlet.catalogue import algorithm_entry, algorithm_names, env_entry, env_names, settings
+from marlet.manual import suiting
 from marlet.sources import Option
 from marlet.words import flag
 
@@ -36,9 +37,13 @@ def environments() -> str:
 
 
 def env(name: str) -> str:
-    """An environment as its source describes it."""
+    """An environment as its source describes it, and the defaults that suit it."""
     entry = env_entry(name)
-    return f"```text\n{inspect.cleandoc(entry.doc)}\n```\n\n{options(settings(entry, {}), 'env.')}"
+    told = f"```text\n{inspect.cleandoc(entry.doc)}\n```\n\n{options(settings(entry, {}), 'env.')}"
+    rows = [
+        (", ".join(f"`{name}`" for name in names.split(", ")), f"`{typed}`") for names, typed in suiting(name).items()
+    ]
+    return f"{told}\n\n{table(('algorithm', 'defaults here, others than elsewhere'), rows)}" if rows else told
 
 
 def family(name: str) -> str:

@@ -3,9 +3,8 @@
     python examples/everyone.py
 
 Returns are greedy, per agent, medians over seeds with 95 % intervals. The defaults were chosen for longer runs than these, so
-that the first here is the quickest and not always the best. On `speaker_listener` each agent has a network of its own, for
-speaker and listener have nothing in common. Tables and networks have tasks of their own; `drones` is for both. In contests one
-team learns, the other plays at random, and the return is that of the team that learns.
+that the first here is the quickest and not always the best. Tables and networks have tasks of their own; `drones` is for
+both. In contests one team learns, the other plays at random, and the return is that of the team that learns.
 """
 
 import sys
@@ -38,8 +37,8 @@ def environment(task: str) -> Env:
 
 def returns(name: str, task: str, *, steps: float, seeds: int) -> str:
     """What an algorithm earns on a task after so many steps; a dash where it does not fit."""
-    env, separate = environment(task), task == "speaker_listener" and "sharing" in algorithm_entry(name).options
-    rule, whose = make_algorithm(name, {"sharing": "own"} if separate else {}), slice(None)
+    env = environment(task)
+    rule, whose = make_algorithm(name, env=env), slice(None)
     if task in CONTESTS:
         sides, team = [make_algorithm("random")] * 2, CONTESTS[task]
         sides[team], whose = rule, members_of(env.spec)[team]

@@ -1,6 +1,7 @@
 """What is read from the sources is what the objects say; names, options and records are checked without importing them."""
 
 import dataclasses
+import functools
 import inspect
 import itertools
 import json
@@ -19,6 +20,7 @@ from marlet.envs.grid import Grid
 from marlet.envs.two_step import TwoStep
 from marlet.errors import MarletError
 from marlet.parts.mixers import Monotonic, Sum
+from marlet.suited import SUITED
 
 ALGORITHMS, ENVS = catalogue.algorithm_names(), catalogue.env_names()
 
@@ -155,6 +157,40 @@ def test_parts_are_chosen_by_name_and_set_by_dotted_names():
     assert catalogue.make_algorithm("qmix", {"mixer": Sum()}).mixer == Sum()
     with pytest.raises(MarletError, match=r"qmix has no option 'mixer\.size'"):
         catalogue.make_algorithm("qmix", {"mixer": "sum", "mixer.size": 8})
+
+
+@pytest.mark.parametrize(
+    ("env_name", "name"), [(env_name, name) for env_name, suits in SUITED.items() for name in suits]
+)
+def test_defaults_that_suit_an_environment_are_others_than_elsewhere_and_fit_it(env_name, name):
+    env, here = catalogue.make_env(env_name), SUITED[env_name][name]
+    made, plain = catalogue.make_algorithm(name, env=env), catalogue.make_algorithm(name)
+    assert made == catalogue.make_algorithm(name, here)
+    assert catalogue.accepts(made, env.spec)
+    assert all(made != catalogue.make_algorithm(name, here | {key: at(plain, key)}) for key in here)
+
+
+def at(made, key):
+    """The value of a dotted option."""
+    return functools.reduce(getattr, key.split("."), made)
+
+
+def test_what_a_user_sets_goes_before_what_suits_the_environment(monkeypatch):
+    suits = {"mixer.size": 8, "mixer.hyper": 16, "envs": 4}
+    monkeypatch.setattr(catalogue, "SUITED", {"spread": {"qmix": suits}})
+    qmix = lambda options, env: catalogue.make_algorithm("qmix", options, env=env)  # noqa: E731
+    made = qmix({"mixer.size": "4"}, marlet.Spread(agents=2))
+    assert (made.mixer, made.envs) == (Monotonic(size=4, hyper=16), 4)
+    assert qmix({"mixer": "monotonic"}, marlet.Spread()).mixer == Monotonic(size=8, hyper=16)
+    assert qmix({"mixer": "sum"}, marlet.Spread()) == qmix({"mixer": "sum", "envs": 4}, None)
+    assert qmix({"mixer": Monotonic(hyper=5)}, marlet.Spread()).mixer == Monotonic(hyper=5)
+    assert qmix({}, marlet.TwoStep()) == qmix({}, None) == marlet.qmix()
+
+
+def test_an_environment_of_ones_own_is_not_taken_for_marlets_of_that_name():
+    assert catalogue.name_of(marlet.TwoStep()) == "two_step"
+    assert catalogue.name_of(type("Spread", (marlet.Spread,), {})()) == ""
+    assert catalogue.name_of(None) == catalogue.name_of(catalogue.make_env("pettingzoo:mpe2.simple_spread_v3")) == ""
 
 
 @pytest.mark.parametrize(

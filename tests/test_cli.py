@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 
 import marlet
-from marlet import __main__, catalogue, cli, manual, sources
+from marlet import __main__, catalogue, cli, door, manual, sources
 from marlet.errors import CheckpointFault, MarletError
 from marlet.options import describe
 from marlet.runs import checkpoint
@@ -278,8 +278,6 @@ def test_no_option_of_training_is_also_one_of_an_algorithm():
 def test_training_takes_what_the_command_offers():
     import inspect
 
-    from marlet import door
-
     offered = {name: option for name, option in cli.TRAIN.items() if name not in ("resume", "options")}
     parameters = {name: p for name, p in inspect.signature(door.train).parameters.items() if p.kind == p.KEYWORD_ONLY}
     assert set(offered) == set(parameters)
@@ -402,6 +400,22 @@ def test_options_reach_the_algorithm_the_environment_and_the_training(reached, c
     assert reached["algorithm"] == catalogue.make_algorithm("qmix", expected)
     assert reached["own"] == {"steps": 2_000_000, "name": "12"}
     assert capsys.readouterr().out == "runs/here\n"
+
+
+def test_an_algorithm_that_is_named_is_suited_to_the_environment(reached, monkeypatch, capsys):
+    monkeypatch.setattr(catalogue, "SUITED", {"spread": {"vdn": {"hidden": (32, 16), "double": False}}})
+    suited = catalogue.make_algorithm("vdn", {"hidden": (32, 16), "double": False})
+    for env, expected in (("spread", suited), ("two_step", marlet.vdn())):
+        assert cli.main(["train", "vdn", env]) == 0
+        assert reached["algorithm"] == door.algorithm_of("vdn", reached["env"]) == expected
+    assert door.algorithm_of(marlet.vdn(), marlet.Spread()) == marlet.vdn()
+    assert door.against(marlet.vdn(), "vdn", env=marlet.Spread()).sides == (marlet.vdn(), suited)
+    capsys.readouterr()
+    assert cli.main(["train", "vdn", "spread", "--help"]) == cli.main(["train", "vdn", "two_step", "--help"]) == 0
+    assert " ".join(capsys.readouterr().out.split()).count("default 32,16 in spread, 64,64 elsewhere") == 1
+    assert cli.main(["list", "spread", "two_step"]) == 0
+    told = "Defaults in spread that are others than elsewhere\n  vdn  --hidden 32,16 --no-double\n"
+    assert capsys.readouterr().out.count(told) == 1
 
 
 def test_options_come_from_a_file_and_those_on_the_line_go_before(reached, tmp_path):

@@ -7,7 +7,7 @@ import pytest
 
 SOURCE = Path(__file__).parent.parent / "src" / "marlet"
 FLOORS = [
-    {"types", "keys", "errors", "options"},
+    {"types", "keys", "errors", "options", "suited"},
     {"equations"},
     {"parts", "envs", "bridges"},
     {"algorithms"},

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 from marlet.errors import MarletError, nearest
 from marlet.options import changed, check_options, option
-from marlet.sources import Entry, Option, algorithms, envs, final_classes, options_of, parts
+from marlet.sources import Entry, Option, algorithms, envs, final_classes, options_of, parts, snake
+from marlet.suited import SUITED
 from marlet.typed import fitted, loose, named, part_name, tuples
 
 if TYPE_CHECKING:
@@ -162,14 +163,33 @@ def limited(known: Option, value: Any) -> Any:
     return option(value, known.help, low=known.low, high=known.high, choices=known.choices)
 
 
-def make_algorithm(name: str, options: Mapping[str, Any] | None = None) -> "Algorithm":
-    """An algorithm by its name, with some options set.
+def suited(name: str, env_name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Where an algorithm's defaults are others in this environment than elsewhere: the options that are so, and not set.
+
+    What belongs to a part that was not chosen is left out, and so is that of one that is made: it is taken as it is.
+    """
+    made = {key for key, value in options.items() if dataclasses.is_dataclass(value)}
+    unset = settings(algorithm_entry(name), options).keys() - options.keys()
+    here = SUITED.get(env_name, {}).get(name, {})
+    return {key: value for key, value in here.items() if key in unset and key.partition(".")[0] not in made}
+
+
+def make_algorithm(
+    name: str, options: Mapping[str, Any] | None = None, *, env: "Env | Factory | None" = None
+) -> "Algorithm":
+    """An algorithm by its name, with some options set; where an environment is given, with the defaults that suit it.
 
     Raises:
         MarletError: for an unknown name or option, with the nearest real one; for a wrong type or range.
     """
-    entry = algorithm_entry(name)
-    return _made(entry.load()(), checked(entry, options or {}))
+    entry, options = algorithm_entry(name), dict(options or {})
+    return _made(entry.load()(), checked(entry, suited(name, name_of(env), options) | options))
+
+
+def name_of(env: "Env | Factory | None") -> str:
+    """What one of Marlet's own environments is called; nothing for any other."""
+    name = snake(type(env).__name__)
+    return name if name in envs() and type(env).__module__ == envs()[name].module else ""
 
 
 def make_env(name: str, options: Mapping[str, Any] | None = None) -> "Env | Factory":

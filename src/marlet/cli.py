@@ -169,9 +169,10 @@ def train(command: Command, words: list[str], given: Given) -> None:
         door = prepared()
         run = door.resume(own.pop("resume"), env=given.get("env"), **own)
     else:
-        algorithm, env, own = chosen(command, words, given)
+        algorithm, world, own = chosen(command, words, given)
         door = prepared()
-        run = door.train(make_env(*env), make_algorithm(*algorithm), **own)
+        env = make_env(*world)
+        run = door.train(env, make_algorithm(*algorithm, env=env), **own)
     print(run.path)
 
 

@@ -55,7 +55,8 @@ def train(
 
     Args:
         env: an environment, or its name: `"spread"`, `"pettingzoo:mpe2.simple_spread_v3"`, `"my_module:make_env"`.
-        algorithm: such as `marlet.qmix(learning_rate=1e-3)`, or its name.
+        algorithm: such as `marlet.qmix(learning_rate=1e-3)`, taken as it is; or its name, and its defaults are those that suit
+            the environment (`marlet list ENV` tells where they differ).
         versus: what the other teams play, in their order: an algorithm or its name, or a run, whose policy is frozen;
             several in a sequence, or parted by commas.
         league: which selves of the other team one plays against: `latest`, `past` or `hardest` (see `Sides`).
@@ -87,7 +88,7 @@ def train(
     )
     pictures.ready(Path(out))
     env = env_of(env)
-    algorithm = against(algorithm_of(algorithm), versus, league)
+    algorithm = against(algorithm_of(algorithm, env), versus, league, env)
     with within_memory(algorithm):
         training = training_of(env, algorithm, plan, workers, step_timeout)
         return pictured(experiment.train(training, plan, env=record_of(env), out=out, name=name, quiet=quiet))
@@ -151,9 +152,12 @@ def frozen(path: str | Path, *, side: int = 0, seed: int | None = None, greedy: 
 
 
 def against(
-    algorithm: Algorithm, versus: str | Path | Algorithm | Sequence[str | Path | Algorithm], league: str = "latest"
+    algorithm: Algorithm,
+    versus: str | Path | Algorithm | Sequence[str | Path | Algorithm],
+    league: str = "latest",
+    env: Env | Factory | None = None,
 ) -> Algorithm:
-    """The algorithm with its opponents, if there are any; names become algorithms, and runs frozen policies.
+    """The algorithm with its opponents, if there are any; names become algorithms that suit `env`, and runs frozen policies.
 
     Raises:
         MarletError: for a name that is neither, or a league without opponents.
@@ -168,7 +172,7 @@ def against(
     def opponent(one: str | Path | Algorithm, side: int) -> Algorithm:
         if isinstance(one, str | Path):
             check_opponent(str(one))
-            return frozen(one, side=side) if Path(one).is_dir() else make_algorithm(str(one))
+            return frozen(one, side=side) if Path(one).is_dir() else make_algorithm(str(one), env=env)
         return algorithm_of(one)
 
     return sides_of(algorithm, *(opponent(one, k + 1) for k, one in enumerate(others)), league=league)
@@ -257,14 +261,14 @@ def env_of(env: str | Env | Factory, options: Mapping[str, Any] | None = None) -
     return env
 
 
-def algorithm_of(algorithm: str | Algorithm) -> Algorithm:
-    """The algorithm itself, made by its name where a name is given.
+def algorithm_of(algorithm: str | Algorithm, env: Env | Factory | None = None) -> Algorithm:
+    """The algorithm itself, made by its name where a name is given, with the defaults that suit `env`.
 
     Raises:
         MarletError: for what is neither.
     """
     if isinstance(algorithm, str):
-        return make_algorithm(algorithm)
+        return make_algorithm(algorithm, env=env)
     if not isinstance(algorithm, Algorithm):
         raise MarletError(
             f"{_said(algorithm)} is not an algorithm. Give one that is made, such as marlet.qmix(), or its name: 'qmix'."

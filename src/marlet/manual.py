@@ -3,10 +3,20 @@
 import inspect
 import textwrap
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+from typing import Any
 
-from marlet.catalogue import algorithm_entry, algorithm_names, env_entry, env_names, is_foreign, settings
+from marlet.catalogue import (
+    algorithm_entry,
+    algorithm_names,
+    env_entry,
+    env_names,
+    is_foreign,
+    settings,
+    suited,
+)
 from marlet.errors import MarletError, nearest
-from marlet.sources import Entry, Option
+from marlet.sources import Entry, Option, shown
 from marlet.words import Command, algorithm_first, flag, printable
 
 WIDTH = 100
@@ -48,7 +58,7 @@ def help_of(command: Command, words: list[str]) -> str:
     parts = [f"{command.usage} [options]", inspect.getdoc(command.run) or ""]
     parts.append("Options\n" + options(command.options | {"debug": DEBUG}))
     if command.name == "train" and words:
-        parts.append(options_of(algorithm_first(words)))
+        parts.append(options_of(algorithm_first(words), env=words[1] if words[1:] else ""))
     envs = {"train": words[1:], "check-env": words}.get(command.name, [])
     if envs and is_foreign(envs[0]):
         parts.append(f"Options of {printable(envs[0])}: what it takes by name, as --env.NAME VALUE.")
@@ -61,10 +71,11 @@ def help_of(command: Command, words: list[str]) -> str:
     return "\n\n".join(parts)
 
 
-def options_of(entry: Entry, prefix: str = "") -> str:
-    """What an algorithm or environment is, and its options."""
+def options_of(entry: Entry, prefix: str = "", env: str = "") -> str:
+    """What an algorithm or environment is, and its options; of an algorithm, its defaults in `env`."""
     head = textwrap.fill(f"Options of {entry.name}: {entry.summary}", WIDTH)
-    return f"{head}\n{options(settings(entry, {}), prefix)}"
+    here = {name: f"{shown(value)} in {env}" for name, value in suited(entry.name, env, {}).items()} if env else {}
+    return f"{head}\n{options(settings(entry, {}), prefix, here)}"
 
 
 def contents() -> str:
@@ -83,7 +94,7 @@ def about(name: str) -> str:
     """
     if name in env_names():
         entry = env_entry(name)
-        return f"{entry.doc}\n\n{options(settings(entry, {}), 'env.')}"
+        return "\n\n".join(filter(None, (entry.doc, options(settings(entry, {}), "env."), suits(name))))
     if name in algorithm_names():
         entry = algorithm_entry(name)
         return f"{entry.doc}\n\n{entry.family_doc}\n\n{options(settings(entry, {}))}"
@@ -91,13 +102,34 @@ def about(name: str) -> str:
     raise MarletError(f"There is no algorithm or environment '{printable(name)}'.{nearest(name, known)}")
 
 
-def options(known: Mapping[str, Option], prefix: str = "") -> str:
-    """Every option with what it takes, what it means, its range and its default."""
+def suits(env: str) -> str:
+    """Which algorithms have defaults of their own in an environment, and which; nothing where none has."""
+    lines = columns((name, options) for name, options in suiting(env).items())
+    return lines and f"Defaults in {env} that are others than elsewhere\n{lines}"
+
+
+def suiting(env: str) -> dict[str, str]:
+    """The algorithms whose defaults are others in an environment than elsewhere, with those defaults as they are typed."""
+    found = {name: suited(name, env, {}) for name in algorithm_names()}
+    typed = {name: " ".join(map(as_typed, here, here.values())) for name, here in found.items() if here}
+    return {", ".join(name for name in typed if typed[name] == text): text for text in dict.fromkeys(typed.values())}
+
+
+def as_typed(name: str, value: Any) -> str:
+    """An option with its value: `--hidden 64,64`, `--no-double`."""
+    if isinstance(value, bool):
+        return flag(name if value else f"no-{name}")
+    return f"{flag(name)} {shown(value)}"
+
+
+def options(known: Mapping[str, Option], prefix: str = "", here: Mapping[str, str] = MappingProxyType({})) -> str:
+    """Every option with what it takes, what it means, its range, and its default: that in `here` goes before."""
     lines = []
     for name, option in known.items():
         no = "[no-]" if option.type == "bool" else ""
         left = f"--{no}{flag(prefix + name)[2:]} {metavar(option)}".rstrip()
         default = "" if option.shown_default in ("None", "") else f"default {option.shown_default}"
+        default = f"default {here[name]}, {option.shown_default} elsewhere" if name in here else default
         notes = "; ".join(part for part in (option.range, default) if part)
         lines.append((left, option.help + (f" ({notes})" if notes else "")))
     return columns(lines)

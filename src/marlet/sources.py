@@ -50,16 +50,7 @@ class Option:
     @property
     def shown_default(self) -> str:
         """The default as a user types it: `monotonic`, `64,64`, `0.0005`."""
-        if self.parts:
-            return snake(self.default.partition("(")[0])
-        value = literal(self.default)
-        return (
-            ",".join(map(str, value))
-            if isinstance(value, tuple)
-            else str(value).lower()
-            if isinstance(value, bool)
-            else str(value)
-        )
+        return snake(self.default.partition("(")[0]) if self.parts else shown(literal(self.default))
 
     @property
     def range(self) -> str:
@@ -104,6 +95,13 @@ def literal(text: str) -> Any:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         return text
+
+
+def shown(value: Any) -> str:
+    """A value as a user types it: `64,64`, `0.0005`, `true`."""
+    if isinstance(value, tuple):
+        return ",".join(map(str, value))
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def snake(name: str) -> str:

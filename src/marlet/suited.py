@@ -1,0 +1,18 @@
+"""Defaults that an environment wants other than an algorithm's own, each found by a recorded search.
+
+An algorithm that is named, and not made, is fitted to one of Marlet's own environments by what stands here; what a user sets
+goes before. What was tried, and what it came to, stands in bench/search/environments.md.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+OWN_NETWORKS = {"sharing": "own"}
+"""Where agents have nothing in common."""
+
+SUITED: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
+    "spread": {"qmix": {"mixer.size": 8, "mixer.hyper": 16}},
+    "reference": {"maddpg": OWN_NETWORKS, "masac": OWN_NETWORKS, "matd3": OWN_NETWORKS},
+    "speaker_listener": {"maddpg": OWN_NETWORKS, "masac": OWN_NETWORKS, "matd3": OWN_NETWORKS},
+}
+"""By the environment's name and the algorithm's: options by their dotted names."""
