@@ -1,5 +1,6 @@
 """One seed on one CPU device against the same seed on a device a core, at the same total batch."""
 
+import os
 import statistics
 
 from measure import Row, Table, Wish, alone, measured
@@ -15,27 +16,30 @@ def plan(wish: Wish) -> list[Table]:
 
 
 def both(algorithm: str, cores: int, quick: bool) -> Row:
-    """Steps a second on one device and on several: processes that take turns, for one cannot have two numbers of devices."""
-    told: dict[int, list[Row]] = {1: [], cores: []}
+    """Steps a second of one device on one core, of one on all, and of one a core: processes that take turns, for one cannot
+    have two numbers of devices."""
+    told: dict[tuple[int, int], list[Row]] = {(1, 1): [], (1, cores): [], (cores, cores): []}
     for _ in range(1 if quick else TURNS):
-        for devices, rows in told.items():
-            rows.append(alone(on_devices, algorithm, devices, quick))
-    middle = {
-        devices: {name: statistics.median(row[name] for row in rows) for name in rows[0]}
-        for devices, rows in told.items()
-    }
+        for given, rows in told.items():
+            rows.append(alone(on_devices, algorithm, *given, quick))
+    core, device, each = (
+        {name: statistics.median(row[name] for row in rows) for name in rows[0]} for rows in told.values()
+    )
     return {
         "subject": f"`{algorithm}`",
-        "one_device": middle[1]["steps_per_second"],
-        "one_device_busy": middle[1]["busy"],
-        "device_per_core": middle[cores]["steps_per_second"],
-        "device_per_core_busy": middle[cores]["busy"],
-        "ratio_devices": middle[cores]["steps_per_second"] / middle[1]["steps_per_second"],
+        "one_core": core["steps_per_second"],
+        "one_device": device["steps_per_second"],
+        "one_device_busy": device["busy"],
+        "device_per_core": each["steps_per_second"],
+        "device_per_core_busy": each["busy"],
+        "ratio_devices": each["steps_per_second"] / device["steps_per_second"],
+        "ratio_core": each["steps_per_second"] / core["steps_per_second"],
     }
 
 
-def on_devices(algorithm: str, devices: int, quick: bool) -> Row:
-    """Steps a second of training one seed with so many CPU devices."""
+def on_devices(algorithm: str, devices: int, cores: int, quick: bool) -> Row:
+    """Steps a second of training one seed with so many CPU devices, on so many cores."""
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
     import jax
 
     # The one place that says how many devices there are; the engine takes what it finds.
@@ -43,7 +47,8 @@ def on_devices(algorithm: str, devices: int, quick: bool) -> Row:
     from marlet.catalogue import make_algorithm, make_env
     from marlet.engine.train import Training
 
-    program = Training(make_env("spread"), make_algorithm(algorithm), seeds=1)
+    env = make_env("spread")
+    program = Training(env, make_algorithm(algorithm, env=env), seeds=1)
     program.start()
     rate = measured(lambda steps, key: program.advance(steps), program.steps_per_iteration, quick, first=1)
     return {"steps_per_second": rate.per_second, "busy": rate.busy}
