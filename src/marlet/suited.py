@@ -8,11 +8,12 @@ from collections.abc import Mapping
 from typing import Any
 
 OWN_NETWORKS = {"sharing": "own"}
-"""Where agents have nothing in common."""
+"""So that what one agent learns is not in the way of what another has to."""
 
 SUITED: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
-    "spread": {"qmix": {"mixer.size": 8, "mixer.hyper": 16}},
     "reference": {"maddpg": OWN_NETWORKS, "masac": OWN_NETWORKS, "matd3": OWN_NETWORKS},
     "speaker_listener": {"maddpg": OWN_NETWORKS, "masac": OWN_NETWORKS, "matd3": OWN_NETWORKS},
+    "spread": {"qmix": {"mixer.size": 8, "mixer.hyper": 16}},
+    "swarm": {"happo": {"clip": 0.05}},
 }
 """By the environment's name and the algorithm's: options by their dotted names."""

@@ -11,7 +11,14 @@ pytestmark = pytest.mark.learn
 
 @pytest.mark.parametrize(
     ("name", "steps", "least"),
-    [("ippo", 5e6, -12.5), ("mappo", 5e6, -10.5), ("ia2c", 5e6, -13.0), ("maa2c", 5e6, -13.0), ("coma", 3e6, -20.0)],
+    [
+        ("ippo", 5e6, -12.5),
+        ("mappo", 5e6, -10.5),
+        ("ia2c", 5e6, -13.0),
+        ("maa2c", 5e6, -13.0),
+        ("coma", 3e6, -20.0),
+        ("mapg", 1e6, -18.5),
+    ],
 )
 def test_spread_by_choices(name, steps, least, tmp_path):
     # Random play earns -26.4 per agent, doing nothing -24.0.
