@@ -1,4 +1,4 @@
-"""One seed on one CPU device against the same seed on a device a core, at the same total batch."""
+"""One seed on one CPU device, on one core and on all, against the same seed on a device a core, at the same total batch."""
 
 import os
 import statistics

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from marlet.catalogue import algorithm_entry, algorithm_names, env_entry, env_names, settings
-from marlet.manual import suiting
+from marlet.manual import suited_in
 from marlet.sources import Option
 from marlet.words import flag
 
@@ -40,10 +40,8 @@ def env(name: str) -> str:
     """An environment as its source describes it, and the defaults that suit it."""
     entry = env_entry(name)
     told = f"```text\n{inspect.cleandoc(entry.doc)}\n```\n\n{options(settings(entry, {}), 'env.')}"
-    rows = [
-        (", ".join(f"`{name}`" for name in names.split(", ")), f"`{typed}`") for names, typed in suiting(name).items()
-    ]
-    return f"{told}\n\n{table(('algorithm', 'defaults here, others than elsewhere'), rows)}" if rows else told
+    rows = [(", ".join(f"`{each}`" for each in names), f"`{typed}`") for names, typed in suited_in(name)]
+    return f"{told}\n\n{table(('algorithm', 'defaults that differ here'), rows)}" if rows else told
 
 
 def family(name: str) -> str:

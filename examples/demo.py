@@ -44,7 +44,8 @@ def main() -> None:
             runs.append(
                 marlet.train(
                     "spread",
-                    getattr(marlet, name)(learning_rate_steps=given.steps),
+                    name,
+                    options={"learning_rate_steps": given.steps},
                     steps=given.steps,
                     seeds=given.seeds,
                     evaluations=EVALUATIONS,

@@ -164,6 +164,7 @@ def test_parts_are_chosen_by_name_and_set_by_dotted_names():
 )
 def test_defaults_that_suit_an_environment_are_others_than_elsewhere_and_fit_it(env_name, name):
     env, here = catalogue.make_env(env_name), SUITED[env_name][name]
+    assert not any(catalogue.settings(catalogue.algorithm_entry(name), {})[key].parts for key in here)
     made, plain = catalogue.make_algorithm(name, env=env), catalogue.make_algorithm(name)
     assert made == catalogue.make_algorithm(name, here)
     assert catalogue.accepts(made, env.spec)

@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import dataclasses
 import json
 import math
 import os
@@ -278,8 +279,10 @@ def test_no_option_of_training_is_also_one_of_an_algorithm():
 def test_training_takes_what_the_command_offers():
     import inspect
 
+    own = inspect.signature(door.train).parameters.items()
+    parameters = {name: p for name, p in own if p.kind == p.KEYWORD_ONLY}
+    del parameters["options"]  # a mapping there, a file here
     offered = {name: option for name, option in cli.TRAIN.items() if name not in ("resume", "options")}
-    parameters = {name: p for name, p in inspect.signature(door.train).parameters.items() if p.kind == p.KEYWORD_ONLY}
     assert set(offered) == set(parameters)
     assert {name: sources.literal(option.default) for name, option in offered.items()} == {
         name: parameter.default for name, parameter in parameters.items()
@@ -408,14 +411,16 @@ def test_an_algorithm_that_is_named_is_suited_to_the_environment(reached, monkey
     for env, expected in (("spread", suited), ("two_step", marlet.vdn())):
         assert cli.main(["train", "vdn", env]) == 0
         assert reached["algorithm"] == door.algorithm_of("vdn", reached["env"]) == expected
+    assert door.algorithm_of("vdn", marlet.Spread(), {"double": True}) == dataclasses.replace(suited, double=True)
     assert door.algorithm_of(marlet.vdn(), marlet.Spread()) == marlet.vdn()
     assert door.against(marlet.vdn(), "vdn", env=marlet.Spread()).sides == (marlet.vdn(), suited)
     capsys.readouterr()
     assert cli.main(["train", "vdn", "spread", "--help"]) == cli.main(["train", "vdn", "two_step", "--help"]) == 0
     assert " ".join(capsys.readouterr().out.split()).count("default 32,16 in spread, 64,64 elsewhere") == 1
-    assert cli.main(["list", "spread", "two_step"]) == 0
-    told = "Defaults in spread that are others than elsewhere\n  vdn  --hidden 32,16 --no-double\n"
-    assert capsys.readouterr().out.count(told) == 1
+    assert cli.main(["list", "spread", "two_step", "vdn", "iql"]) == 0
+    told = capsys.readouterr().out
+    assert told.count("Defaults that differ in spread\n  vdn  --hidden 32,16 --no-double\n") == 1
+    assert told.count("Defaults that differ in one environment\n  spread  --hidden 32,16 --no-double\n") == 1
 
 
 def test_options_come_from_a_file_and_those_on_the_line_go_before(reached, tmp_path):

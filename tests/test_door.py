@@ -13,6 +13,8 @@ from marlet.errors import MarletError
         ({"algorithm": marlet.qmix}, r"The function qmix is not an algorithm.*such as marlet\.qmix\(\)"),
         ({"env": marlet.Spread}, r"The class Spread is not an environment.*such as marlet\.Spread\(\)"),
         ({"env": 3}, "3 is not an environment"),
+        ({"algorithm": marlet.qmix(), "options": {"lr": 1}}, r"options are given beside a .* that is made.*its name"),
+        ({"algorithm": "qmix", "options": {"learning_rat": 1}}, r"no option 'learning_rat'.*learning_rate"),
         ({"versus": marlet.ippo}, "The function ippo is not an algorithm"),
         ({"versus": [marlet.ippo]}, "The function ippo is not an algorithm"),
         ({"steps": 2.5}, r"steps is 2\.5, but must be a whole number"),

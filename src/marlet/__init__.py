@@ -2,7 +2,7 @@
 
     import marlet
 
-    run = marlet.train("spread", marlet.qmix(), steps=2e6, seeds=4)
+    run = marlet.train("spread", "qmix", steps=2e6, seeds=4)
     policy = marlet.load(run.path)
     actions = policy.act(observations)
 

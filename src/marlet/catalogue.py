@@ -164,9 +164,9 @@ def limited(known: Option, value: Any) -> Any:
 
 
 def suited(name: str, env_name: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Where an algorithm's defaults are others in this environment than elsewhere: the options that are so, and not set.
+    """The defaults that an algorithm has in this environment alone, but for options that are set.
 
-    What belongs to a part that was not chosen is left out, and so is that of one that is made: it is taken as it is.
+    Where another part was chosen than the default, or one that is made, nothing is said of its insides.
     """
     made = {key for key, value in options.items() if dataclasses.is_dataclass(value)}
     unset = settings(algorithm_entry(name), options).keys() - options.keys()

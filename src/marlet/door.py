@@ -36,6 +36,7 @@ def train(
     env: str | Env | Factory,
     algorithm: str | Algorithm,
     *,
+    options: Mapping[str, Any] | None = None,
     versus: str | Path | Algorithm | Sequence[str | Path | Algorithm] = "",
     league: str = "latest",
     steps: float = 1e6,
@@ -57,6 +58,7 @@ def train(
         env: an environment, or its name: `"spread"`, `"pettingzoo:mpe2.simple_spread_v3"`, `"my_module:make_env"`.
         algorithm: such as `marlet.qmix(learning_rate=1e-3)`, taken as it is; or its name, and its defaults are those that suit
             the environment (`marlet list ENV` tells where they differ).
+        options: of an algorithm that is named, by their names on the command line: `{"mixer.size": 8}`.
         versus: what the other teams play, in their order: an algorithm or its name, or a run, whose policy is frozen;
             several in a sequence, or parted by commas.
         league: which selves of the other team one plays against: `latest`, `past` or `hardest` (see `Sides`).
@@ -88,7 +90,7 @@ def train(
     )
     pictures.ready(Path(out))
     env = env_of(env)
-    algorithm = against(algorithm_of(algorithm, env), versus, league, env)
+    algorithm = against(algorithm_of(algorithm, env, options), versus, league, env)
     with within_memory(algorithm):
         training = training_of(env, algorithm, plan, workers, step_timeout)
         return pictured(experiment.train(training, plan, env=record_of(env), out=out, name=name, quiet=quiet))
@@ -261,17 +263,25 @@ def env_of(env: str | Env | Factory, options: Mapping[str, Any] | None = None) -
     return env
 
 
-def algorithm_of(algorithm: str | Algorithm, env: Env | Factory | None = None) -> Algorithm:
-    """The algorithm itself, made by its name where a name is given, with the defaults that suit `env`.
+def algorithm_of(
+    algorithm: str | Algorithm, env: Env | Factory | None = None, options: Mapping[str, Any] | None = None
+) -> Algorithm:
+    """The algorithm itself, made by its name where a name is given, with these options and the defaults that suit `env`.
 
     Raises:
-        MarletError: for what is neither.
+        MarletError: for what is neither, or for options of an algorithm that is made.
     """
     if isinstance(algorithm, str):
-        return make_algorithm(algorithm, env=env)
+        return make_algorithm(algorithm, options, env=env)
     if not isinstance(algorithm, Algorithm):
         raise MarletError(
             f"{_said(algorithm)} is not an algorithm. Give one that is made, such as marlet.qmix(), or its name: 'qmix'."
+        )
+    if options:
+        kind = type(algorithm).__name__
+        raise MarletError(
+            f"options are given beside a {kind} that is made, but belong to an algorithm that is named: give its name, "
+            "such as 'qmix', or set them where it is made, as in marlet.qmix(learning_rate=1e-3)."
         )
     return algorithm
 

@@ -94,25 +94,23 @@ def about(name: str) -> str:
     """
     if name in env_names():
         entry = env_entry(name)
-        return "\n\n".join(filter(None, (entry.doc, options(settings(entry, {}), "env."), suits(name))))
+        lines = columns((", ".join(names), typed) for names, typed in suited_in(name))
+        here = lines and f"Defaults that differ in {name}\n{lines}"
+        return "\n\n".join(filter(None, (entry.doc, options(settings(entry, {}), "env."), here)))
     if name in algorithm_names():
         entry = algorithm_entry(name)
-        return f"{entry.doc}\n\n{entry.family_doc}\n\n{options(settings(entry, {}))}"
+        lines = columns((env, typed) for env in env_names() for names, typed in suited_in(env) if name in names)
+        apart = lines and f"Defaults that differ in one environment\n{lines}"
+        return "\n\n".join(filter(None, (entry.doc, entry.family_doc, options(settings(entry, {})), apart)))
     known = [*algorithm_names(), *env_names()]
     raise MarletError(f"There is no algorithm or environment '{printable(name)}'.{nearest(name, known)}")
 
 
-def suits(env: str) -> str:
-    """Which algorithms have defaults of their own in an environment, and which; nothing where none has."""
-    lines = columns((name, options) for name, options in suiting(env).items())
-    return lines and f"Defaults in {env} that are others than elsewhere\n{lines}"
-
-
-def suiting(env: str) -> dict[str, str]:
-    """The algorithms whose defaults are others in an environment than elsewhere, with those defaults as they are typed."""
+def suited_in(env: str) -> list[tuple[list[str], str]]:
+    """Which algorithms have defaults of their own in an environment, and those, as they are typed."""
     found = {name: suited(name, env, {}) for name in algorithm_names()}
     typed = {name: " ".join(map(as_typed, here, here.values())) for name, here in found.items() if here}
-    return {", ".join(name for name in typed if typed[name] == text): text for text in dict.fromkeys(typed.values())}
+    return [([name for name in typed if typed[name] == text], text) for text in dict.fromkeys(typed.values())]
 
 
 def as_typed(name: str, value: Any) -> str:
@@ -123,7 +121,7 @@ def as_typed(name: str, value: Any) -> str:
 
 
 def options(known: Mapping[str, Option], prefix: str = "", here: Mapping[str, str] = MappingProxyType({})) -> str:
-    """Every option with what it takes, what it means, its range, and its default: that in `here` goes before."""
+    """Every option with what it takes, what it means, its range, and its default; `here` holds those that hold here alone."""
     lines = []
     for name, option in known.items():
         no = "[no-]" if option.type == "bool" else ""

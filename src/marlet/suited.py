@@ -1,7 +1,8 @@
 """Defaults that an environment wants other than an algorithm's own, each found by a recorded search.
 
 An algorithm that is named, and not made, is fitted to one of Marlet's own environments by what stands here; what a user sets
-goes before. What was tried, and what it came to, stands in bench/search/environments.md.
+goes before. Each was searched with the environment's default options, and holds with others, too: with how many agents more
+it is still the better one was not measured, where bench/search/environments.md does not say so.
 """
 
 from collections.abc import Mapping
